@@ -15,7 +15,10 @@ pub struct Now {
 impl Now {
     /// The same moment moved forward by `by` on both clocks.
     pub fn after(self, by: Duration) -> Now {
-        Now { mono: self.mono + by, unix: self.unix + by }
+        Now {
+            mono: self.mono + by,
+            unix: self.unix + by,
+        }
     }
 
     /// Whole seconds since the UNIX epoch.

@@ -22,7 +22,8 @@ pub trait Entropy: Send {
 
     /// `len` characters of `[A-Za-z0-9]`, each uniform.
     fn alphanumeric(&mut self, len: usize) -> String {
-        const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        const LETTERS: &[u8; 62] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         let mut text = String::with_capacity(len);
         while text.len() < len {
             let mut byte = [0; 1];

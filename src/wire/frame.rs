@@ -1,0 +1,3 @@
+pub struct Frame;
+pub struct FrameError;
+pub enum FrameKind {}
