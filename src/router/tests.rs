@@ -1,0 +1,89 @@
+use super::*;
+use crate::name::{Name, NameId};
+
+fn name(service: &str, id: u128) -> EncodedName {
+    Name::new(["org", "ns", service], NameId(id)).encoded()
+}
+
+fn targets(router: &mut Router, name: EncodedName, fanout: u32, from: u64) -> Vec<u64> {
+    let mut found = Vec::new();
+    router.route(name, fanout, ConnectionId(from), &mut found);
+    found.into_iter().map(|c| c.0).collect()
+}
+
+/// A router with one local app (0) and two Edge connections (1, 2).
+fn router() -> Router {
+    let mut router = Router::new(Gateway::Auto);
+    for kind in [ConnectionKind::Local, ConnectionKind::Edge, ConnectionKind::Edge] {
+        router.connect(kind);
+    }
+    router
+}
+
+#[test]
+fn c13_exact_ids_and_the_name_without_id_are_apart() {
+    let mut router = router();
+    router.subscribe(ConnectionId(1), name("s", 1), 10).unwrap();
+    router.subscribe(ConnectionId(2), name("s", 2), 11).unwrap();
+    let any = name("s", u128::MAX);
+    let mut counts = [0; 3];
+    for _ in 0..100 {
+        counts[targets(&mut router, any, 1, 0)[0] as usize] += 1;
+    }
+    assert_eq!(counts, [0, 50, 50]);
+    assert_eq!(targets(&mut router, name("s", 1), 1, 0), [1]);
+    router.subscribe(ConnectionId(2), any, 12).unwrap();
+    assert!(targets(&mut router, name("s", 3), 1, 2).is_empty());
+}
+
+#[test]
+fn a_near_receiver_is_preferred_and_the_sender_never_is() {
+    let mut router = router();
+    router.subscribe(ConnectionId(0), name("s", 1), 1).unwrap();
+    router.subscribe(ConnectionId(1), name("s", 2), 1).unwrap();
+    let any = name("s", u128::MAX);
+    assert_eq!(targets(&mut router, any, 1, 2), [0]);
+    assert_eq!(targets(&mut router, any, 1, 0), [1]);
+    assert_eq!(targets(&mut router, any, 256, 2), [0, 1]);
+    assert_eq!(targets(&mut router, any, 0, 1), [0]);
+}
+
+#[test]
+fn default_gateway_is_the_only_edge_and_for_local_apps_alone() {
+    let mut router = Router::new(Gateway::Auto);
+    let app = router.connect(ConnectionKind::Local);
+    assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty());
+    let first = router.connect(ConnectionKind::Edge);
+    assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [first.0]);
+    let second = router.connect(ConnectionKind::Edge);
+    assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "two: none");
+    assert!(targets(&mut router, name("s", 1), 1, first.0).is_empty(), "from a link: none");
+    router.set_gateway(Gateway::Pinned(second));
+    assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [second.0]);
+    router.disconnect(second);
+    assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "no falling back");
+}
+
+#[test]
+fn a_name_replayed_under_number_0_is_given_up_under_any() {
+    let mut router = router();
+    router.subscribe(ConnectionId(1), name("s", 1), 0).unwrap();
+    router.unsubscribe(ConnectionId(1), name("s", 1), 77).unwrap();
+    assert_eq!(router.names(), 0);
+    router.subscribe(ConnectionId(1), name("s", 1), 5).unwrap();
+    let error = router.unsubscribe(ConnectionId(1), name("s", 1), 77).unwrap_err();
+    assert_eq!(error.to_string(), "subscription id not found: 77");
+    let error = router.unsubscribe(ConnectionId(9), name("s", 1), 5).unwrap_err();
+    assert_eq!(error.to_string(), "connection not found: 9");
+}
+
+#[test]
+fn nothing_is_left_of_a_connection_that_went() {
+    let mut router = router();
+    for id in 0..20 {
+        router.subscribe(ConnectionId(1), name("s", id), 1).unwrap();
+        router.subscribe(ConnectionId(1), name("s", id), 2).unwrap();
+    }
+    router.disconnect(ConnectionId(1));
+    assert!(router.table.is_empty());
+}
