@@ -18,3 +18,10 @@ pub const MAX_HEADER_LIST: usize = 16 * 1024;
 pub const HTTP2_FEED: usize = 16 * 1024;
 /// How long a link may take to negotiate (spec 01 section 5.1).
 pub const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(5);
+/// An accepted connection that sends no request for this long is closed.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A dialled connection that gets no response head for this long is closed and dialled again.
+pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of frames made ready for one socket at a time; the rest waits in the stream's queue,
+/// where it can still share frames.
+pub const SOCKET_BUFFER: usize = 256 * 1024;

@@ -1,1 +1,567 @@
+//! One link: HTTP/2 and gRPC on top of a byte stream, the negotiation, the MAC of each hop,
+//! keepalive, and the outbound buffer (spec 01 sections 1, 5).
+//!
+//! A link is fed the bytes of a socket (or of a TLS session, which slides in between) and says
+//! what they mean: it came up, a frame arrived, it is over. It does not dial, retry or route.
 
+pub mod key;
+mod negotiation;
+mod outbound;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::clock::Now;
+use crate::entropy::Entropy;
+use crate::grpc;
+use crate::http2;
+use crate::limits;
+use crate::wire::{Frame, FrameError, FrameKind, LinkConnectionType, Message};
+use key::{KeyExchange, LinkKey};
+pub use negotiation::{Identity, NegotiationError};
+pub use outbound::Origin;
+use outbound::Taken;
+
+/// What a link needs to know before it starts.
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    /// Who we are in the negotiation.
+    pub identity: Identity,
+    /// Refuse links without a key and unsigned messages.
+    pub require_header_mac: bool,
+    /// How long the negotiation may take.
+    pub negotiation_timeout: Duration,
+    /// Send a PING after this time without a byte from the peer; zero: never.
+    pub ping_after: Duration,
+    /// A PING that is not answered in this time ends the link.
+    pub ping_timeout: Duration,
+}
+
+/// What a dialled link needs beyond that.
+#[derive(Clone, Debug)]
+pub struct DialConfig {
+    /// Names the link across reconnects.
+    pub link_id: String,
+    /// What we want to be for the acceptor.
+    pub connection_type: LinkConnectionType,
+    /// `:scheme`.
+    pub scheme: String,
+    /// `:authority`.
+    pub authority: String,
+    /// Further headers of the request.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What a link says.
+#[derive(Debug)]
+pub enum Event {
+    /// The negotiation is done; frames may flow.
+    Up {
+        /// What the other side is to be treated as.
+        connection_type: LinkConnectionType,
+        /// The other side's node.
+        node_id: String,
+    },
+    /// A frame whose MAC was right. Not yet validated.
+    Frame(Frame),
+    /// Bytes of this origin have left the outbound buffer.
+    Taken(Origin, usize),
+    /// The link is over. What is still in the outbound buffer should be flushed, then the byte
+    /// stream closed.
+    Closed(CloseReason),
+}
+
+/// Why a link is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloseReason {
+    /// In words, for people.
+    pub text: String,
+    /// Whether dialling again may help: not after a refusal by policy or authentication.
+    pub retry: bool,
+}
+
+impl CloseReason {
+    /// A reason after which dialling again may help.
+    pub fn retry(text: impl Into<String>) -> CloseReason {
+        CloseReason { text: text.into(), retry: true }
+    }
+
+    /// A reason after which it will not.
+    pub fn last(text: impl Into<String>) -> CloseReason {
+        CloseReason { text: text.into(), retry: false }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// How far a link has come. Each state has what is valid in it.
+#[derive(Debug)]
+enum State {
+    /// Acceptor: the request has not arrived.
+    AwaitRequest { until: Instant },
+    /// Dialler: the response head has not arrived; nothing may be sent before it.
+    AwaitResponse { until: Instant, exchange: KeyExchange },
+    /// Dialler: the request is out, the reply has not arrived.
+    AwaitReply { until: Instant, exchange: KeyExchange },
+    /// Acceptor: the negotiation request has not arrived.
+    AwaitNegotiation { until: Instant },
+    /// Frames flow.
+    Up,
+    /// Over.
+    Closed,
+}
+
+/// One link.
+pub struct Link {
+    config: LinkConfig,
+    /// `None` for an accepted link.
+    dial: Option<DialConfig>,
+    http2: http2::Connection,
+    decoder: grpc::Decoder,
+    state: State,
+    key: Option<LinkKey>,
+    signs: bool,
+    events: VecDeque<Event>,
+    origins: Taken,
+    out: Vec<u8>,
+    out_head: usize,
+    heard: Instant,
+    ping_sent: Option<Instant>,
+    scratch: Vec<http2::Event>,
+}
+
+impl Link {
+    /// A link that we open: its request is ready to be written.
+    pub fn dial(config: LinkConfig, dial: DialConfig, now: Now, entropy: &mut dyn Entropy) -> Link {
+        let exchange = KeyExchange::new(entropy);
+        let agent = format!("libslim/{}", crate::VERSION);
+        let head = grpc::request_head(&dial.scheme, &dial.authority, &agent, &dial.headers);
+        let http2 = http2::Connection::client(&head);
+        let until = now.mono + limits::RESPONSE_HEAD_TIMEOUT;
+        let state = State::AwaitResponse { until, exchange };
+        Link::new(config, Some(dial), http2, state, now)
+    }
+
+    /// A link that somebody opens to us.
+    pub fn accept(config: LinkConfig, now: Now) -> Link {
+        let until = now.mono + limits::REQUEST_TIMEOUT;
+        Link::new(config, None, http2::Connection::server(), State::AwaitRequest { until }, now)
+    }
+
+    fn new(
+        config: LinkConfig,
+        dial: Option<DialConfig>,
+        http2: http2::Connection,
+        state: State,
+        now: Now,
+    ) -> Link {
+        Link {
+            config,
+            dial,
+            http2,
+            decoder: grpc::Decoder::new(),
+            state,
+            key: None,
+            signs: true,
+            events: VecDeque::new(),
+            origins: Taken::default(),
+            out: Vec::new(),
+            out_head: 0,
+            heard: now.mono,
+            ping_sent: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Whether frames flow.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up)
+    }
+
+    /// Whether it is over.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// Takes bytes that arrived.
+    pub fn handle_bytes(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
+        self.heard = now.mono;
+        self.ping_sent = None;
+        for chunk in bytes.chunks(limits::HTTP2_FEED) {
+            if self.is_closed() {
+                return;
+            }
+            let mut found = std::mem::take(&mut self.scratch);
+            let result = self.http2.receive(chunk, &mut found);
+            for event in found.drain(..) {
+                self.handle_http2(event, chunk, now, entropy);
+            }
+            self.scratch = found;
+            if let Err(error) = result {
+                self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
+            }
+        }
+    }
+
+    /// The byte stream has ended or failed.
+    pub fn handle_disconnect(&mut self, cause: &str) {
+        let text = match self.state {
+            State::Up => cause.to_owned(),
+            _ => format!("{cause} during negotiation"),
+        };
+        self.over(CloseReason::retry(text));
+    }
+
+    /// When [`Link::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match &self.state {
+            State::AwaitRequest { until }
+            | State::AwaitResponse { until, .. }
+            | State::AwaitReply { until, .. }
+            | State::AwaitNegotiation { until } => Some(*until),
+            State::Up if self.config.ping_after.is_zero() => None,
+            State::Up => Some(match self.ping_sent {
+                Some(sent) => sent + self.config.ping_timeout,
+                None => self.heard + self.config.ping_after,
+            }),
+            State::Closed => None,
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        if self.poll_timeout().is_none_or(|at| now.mono < at) {
+            return;
+        }
+        match (&self.state, self.ping_sent) {
+            (State::AwaitRequest { .. }, _) => {
+                self.over(CloseReason::retry("no request arrived in time"));
+            }
+            (State::AwaitResponse { .. }, _) => self.cancel("no response head arrived in time"),
+            (State::AwaitReply { .. }, _) => {
+                self.cancel("timed out waiting for the link negotiation");
+            }
+            (State::AwaitNegotiation { .. }, _) => {
+                self.refuse(0, "", "timed out waiting for the link negotiation");
+            }
+            (State::Up, None) => {
+                self.ping_sent = Some(now.mono);
+                self.http2.ping(*b"libslim.");
+            }
+            (State::Up, Some(_)) => {
+                self.http2.goaway(0);
+                self.over(CloseReason::retry("no answer to a ping: the peer is dead"));
+            }
+            (State::Closed, _) => {}
+        }
+    }
+
+    /// What has happened since.
+    pub fn poll_output(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Sends a frame. `incoming` is the connection that it came over, `limit` the longest message
+    /// that the other side takes.
+    pub fn send(
+        &mut self,
+        frame: &mut Frame,
+        incoming: Option<u64>,
+        origin: Origin,
+        limit: usize,
+    ) -> Result<(), FrameError> {
+        if !self.is_up() {
+            return Err(FrameError::Invalid("the link is not up"));
+        }
+        let key = if self.signs { self.key.as_ref() } else { None };
+        let buffer = self.http2.send_buffer();
+        let before = buffer.len();
+        let mark = grpc::begin_message(buffer);
+        if let Err(error) = frame.encode(incoming, key, limit, buffer) {
+            buffer.truncate(before);
+            return Err(error);
+        }
+        grpc::end_message(buffer, mark);
+        let len = buffer.len() - before;
+        self.origins.push(origin, len);
+        Ok(())
+    }
+
+    /// Sends a message that carries no header: negotiation or ack.
+    fn send_message(&mut self, message: Message) {
+        let mut frame = Frame::new(message);
+        let buffer = self.http2.send_buffer();
+        let before = buffer.len();
+        let mark = grpc::begin_message(buffer);
+        // Neither kind can be too long.
+        let _ = frame.encode(None, None, usize::MAX, buffer);
+        grpc::end_message(buffer, mark);
+        let len = buffer.len() - before;
+        self.origins.push(Origin::Link, len);
+    }
+
+    /// Acknowledges a subscription.
+    pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck) {
+        if self.is_up() {
+            let message_type = Some(crate::wire::MessageType::SubscriptionAck(ack));
+            self.send_message(Message { message_type, ..Message::default() });
+        }
+    }
+
+    /// Bytes that wait for the peer: in the stream's queue and in the socket's buffer.
+    pub fn backlog(&self) -> usize {
+        self.http2.queued() + self.out.len() - self.out_head
+    }
+
+    /// Moves what may be sent into the socket's buffer and gives that out. Take what was written
+    /// off with [`Link::wrote`].
+    pub fn output(&mut self) -> &[u8] {
+        if self.out_head == self.out.len() {
+            self.out.clear();
+            self.out_head = 0;
+        }
+        let limit = self.out_head + limits::SOCKET_BUFFER;
+        if self.out.len() < limit {
+            if let Err(error) = self.http2.write_output(&mut self.out, limit) {
+                self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
+            }
+            let events = &mut self.events;
+            self.origins.taken(self.http2.taken(), |origin, bytes| {
+                events.push_back(Event::Taken(origin, bytes));
+            });
+        }
+        &self.out[self.out_head..]
+    }
+
+    /// The first `len` bytes of [`Link::output`] have been written.
+    pub fn wrote(&mut self, len: usize) {
+        self.out_head = (self.out_head + len).min(self.out.len());
+        if self.out_head == self.out.len() {
+            self.out_head = 0;
+            if self.out.capacity() > limits::SOCKET_BUFFER {
+                self.out = Vec::new();
+            } else {
+                self.out.clear();
+            }
+        }
+    }
+
+    /// Ends the link from this side.
+    pub fn close(&mut self, text: &str) {
+        match self.dial {
+            Some(_) => self.cancel(text),
+            None => self.refuse(0, "", text),
+        }
+    }
+
+    fn handle_http2(
+        &mut self,
+        event: http2::Event,
+        chunk: &[u8],
+        now: Now,
+        entropy: &mut dyn Entropy,
+    ) {
+        if self.is_closed() {
+            return;
+        }
+        match event {
+            http2::Event::RequestHead(head) => self.on_request(&head, now),
+            http2::Event::ResponseHead(head) => self.on_response(&head, now),
+            http2::Event::Data(range) => {
+                if let Some(data) = chunk.get(range) {
+                    self.on_data(data, now, entropy);
+                    self.http2.consume(data.len());
+                }
+            }
+            http2::Event::Trailers(trailers) => self.on_trailers(&trailers),
+            http2::Event::EndOfStream => match self.dial {
+                // Half-close is the end of a link (spec 01 section 1.4).
+                None => self.refuse(0, "", "the peer closed the link"),
+                Some(_) => self.cancel("the peer closed the link"),
+            },
+            http2::Event::Reset(code) => {
+                self.over(CloseReason::retry(format!("stream reset by the peer (code {code})")));
+            }
+            http2::Event::GoAway { code, .. } => {
+                log::debug!("the peer announced the end of the connection (code {code})");
+            }
+            http2::Event::PingAck => {}
+        }
+    }
+
+    fn on_request(&mut self, head: &[(String, String)], now: Now) {
+        match grpc::check_request(head) {
+            Ok(()) => {
+                self.http2.respond(&grpc::response_head(), false);
+                let until = now.mono + self.config.negotiation_timeout;
+                self.state = State::AwaitNegotiation { until };
+            }
+            Err(answer) => {
+                let answer: Vec<_> =
+                    answer.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                self.http2.respond(&answer, true);
+                self.over(CloseReason::last("not a request for a SLIM link"));
+            }
+        }
+    }
+
+    fn on_response(&mut self, head: &[(String, String)], now: Now) {
+        let status = field(head, ":status").unwrap_or("");
+        match status {
+            "200" if field(head, "grpc-status").is_some() => self.on_trailers(head),
+            "200" => self.start_negotiation(now),
+            "401" | "403" => {
+                let text = format!("authentication refused by the server (HTTP status {status})");
+                self.over(CloseReason::last(text));
+            }
+            other => {
+                let text = format!("HTTP status {other} instead of a SLIM link");
+                self.over(CloseReason::retry(text));
+            }
+        }
+    }
+
+    fn on_trailers(&mut self, trailers: &[(String, String)]) {
+        let code = field(trailers, "grpc-status").unwrap_or("missing");
+        let message = grpc::decode_message(field(trailers, "grpc-message").unwrap_or(""));
+        let reason = match (code, message.as_str()) {
+            ("0", _) => CloseReason::retry(self.while_in_state("the node closed the link")),
+            // PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED: asking again gives the same.
+            ("7" | "16" | "12", _) => {
+                CloseReason::last(format!("refused by the node: {message} (gRPC status {code})"))
+            }
+            (_, "") => CloseReason::retry(format!("gRPC status {code}")),
+            (_, text) => CloseReason::retry(format!("gRPC status {code}: {text}")),
+        };
+        self.end_stream(reason);
+    }
+
+    /// A node that ends a link while negotiating gives no reason (spec 01 pitfall 7).
+    fn while_in_state(&self, text: &str) -> String {
+        match self.state {
+            State::Up => text.to_owned(),
+            _ => format!(
+                "{text} during negotiation (another wire version, strict header MAC, PQC or \
+                 authentication may be the reason)"
+            ),
+        }
+    }
+
+    fn on_data(&mut self, data: &[u8], now: Now, entropy: &mut dyn Entropy) {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let result = decoder.feed(data, &mut |bytes| {
+            if !self.is_closed() {
+                self.on_message(bytes, now, entropy);
+            }
+        });
+        self.decoder = decoder;
+        if let Err(error) = result {
+            if !self.is_closed() {
+                self.protocol_error(&error.to_string());
+            }
+        }
+    }
+
+    fn on_message(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
+        let frame = match Frame::decode(bytes) {
+            Ok(frame) => frame,
+            Err(error) => return self.protocol_error(&error.to_string()),
+        };
+        match self.state {
+            State::Up => self.on_frame(frame),
+            State::AwaitNegotiation { .. } => self.on_negotiation_request(&frame, entropy),
+            State::AwaitReply { .. } => self.on_negotiation_reply(&frame),
+            State::AwaitRequest { .. } | State::AwaitResponse { .. } | State::Closed => {
+                self.protocol_error("data before the heads were exchanged");
+            }
+        }
+        let _ = now;
+    }
+
+    /// The table of spec 01 section 5.5.
+    fn on_frame(&mut self, frame: Frame) {
+        let publish = match frame.kind() {
+            FrameKind::Publish => true,
+            FrameKind::Subscribe | FrameKind::Unsubscribe => false,
+            FrameKind::SubscriptionAck => return self.events.push_back(Event::Frame(frame)),
+            FrameKind::Link => return log::debug!("a second negotiation was ignored"),
+            FrameKind::Empty => return log::debug!("an empty message was ignored"),
+        };
+        if !self.signs {
+            return self.events.push_back(Event::Frame(frame));
+        }
+        let strict = self.config.require_header_mac;
+        let verdict = match &self.key {
+            Some(key) if publish || strict || frame.has_mac() => {
+                frame.verify(key).map_err(|e| e.to_string())
+            }
+            Some(_) => Ok(()),
+            None if strict => Err("the link has no key".to_owned()),
+            None if publish && frame.has_mac() => Err("a MAC, but the link has no key".to_owned()),
+            None => Ok(()),
+        };
+        match verdict {
+            Ok(()) => self.events.push_back(Event::Frame(frame)),
+            Err(why) => log::warn!("a message was dropped: header MAC {why}"),
+        }
+    }
+
+    /// Something that the peer must never send: the link is closed as the published node does.
+    fn protocol_error(&mut self, text: &str) {
+        log::warn!("closing a link: {text}");
+        match self.dial {
+            Some(_) => self.cancel(text),
+            None => self.refuse(0, "", text),
+        }
+    }
+
+    /// Acceptor: ends the stream with a status, and the link.
+    fn refuse(&mut self, status: u32, message: &str, text: &str) {
+        if matches!(self.state, State::AwaitRequest { .. }) {
+            return self.over(CloseReason::retry(text));
+        }
+        let trailers = grpc::status_trailers(status, message);
+        let trailers: Vec<_> = trailers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        self.http2.finish(Some(&trailers));
+        self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
+    }
+
+    /// Dialler: RST_STREAM(CANCEL) and GOAWAY, as the published client does.
+    fn cancel(&mut self, text: &str) {
+        const CANCEL: u32 = 8;
+        self.http2.reset(CANCEL);
+        self.http2.goaway(0);
+        self.over(CloseReason::retry(text));
+    }
+
+    /// Dialler: the node has ended the stream; so do we.
+    fn end_stream(&mut self, reason: CloseReason) {
+        self.http2.finish(None);
+        self.http2.goaway(0);
+        self.over(reason);
+    }
+
+    fn over(&mut self, reason: CloseReason) {
+        if !self.is_closed() {
+            self.state = State::Closed;
+            let events = &mut self.events;
+            self.origins.drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
+            self.events.push_back(Event::Closed(reason));
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    head.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}

@@ -1,0 +1,91 @@
+//! Who the bytes in a link's outbound buffer belong to: when they leave it, their origin gets its
+//! credit back.
+
+use std::collections::VecDeque;
+
+use crate::router::ConnectionId;
+
+/// Who produced bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The link itself, or nobody who waits for room.
+    Link,
+    /// Another link of this node: transit.
+    Transit(ConnectionId),
+    /// A publish of a local session.
+    Session(crate::session::SessionKey),
+}
+
+/// First in, first out: where each origin's bytes end.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    appended: u64,
+    waiting: VecDeque<(u64, Origin, usize)>,
+}
+
+impl Taken {
+    /// `len` bytes of `origin` were appended.
+    pub(super) fn push(&mut self, origin: Origin, len: usize) {
+        self.appended += len as u64;
+        match self.waiting.back_mut() {
+            Some((end, last, bytes)) if *last == origin => {
+                *end = self.appended;
+                *bytes += len;
+            }
+            _ => self.waiting.push_back((self.appended, origin, len)),
+        }
+    }
+
+    /// `total` bytes have left the buffer since the beginning.
+    pub(super) fn taken(&mut self, total: u64, mut each: impl FnMut(Origin, usize)) {
+        while let Some((end, origin, bytes)) = self.waiting.front_mut() {
+            if *end > total {
+                // Neighbours of one origin are merged, so what has left of them is given back now.
+                let left = usize::try_from(*end - total).unwrap_or(usize::MAX);
+                if left < *bytes {
+                    let gone = *bytes - left;
+                    *bytes = left;
+                    if *origin != Origin::Link {
+                        each(*origin, gone);
+                    }
+                }
+                return;
+            }
+            if *origin != Origin::Link {
+                each(*origin, *bytes);
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// The link is over: everything is given back.
+    pub(super) fn drop_all(&mut self, mut each: impl FnMut(Origin, usize)) {
+        for (_, origin, bytes) in self.waiting.drain(..) {
+            if origin != Origin::Link {
+                each(origin, bytes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_back_to_their_origin_in_order() {
+        let (a, b) = (Origin::Transit(ConnectionId(1)), Origin::Transit(ConnectionId(2)));
+        let mut queue = Taken::default();
+        queue.push(a, 10);
+        queue.push(a, 5);
+        queue.push(Origin::Link, 3);
+        queue.push(b, 7);
+        let mut seen = Vec::new();
+        queue.taken(12, |origin, bytes| seen.push((origin, bytes)));
+        assert_eq!(seen, [(a, 12)]);
+        queue.taken(18, |origin, bytes| seen.push((origin, bytes)));
+        assert_eq!(seen, [(a, 12), (a, 3)]);
+        queue.drop_all(|origin, bytes| seen.push((origin, bytes)));
+        assert_eq!(seen, [(a, 12), (a, 3), (b, 7)]);
+    }
+}
