@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::key::{KeyError, KeyExchange};
-use super::{CloseReason, Event, Link, State};
+use super::{Event, Link, State};
 use crate::entropy::Entropy;
 use crate::wire::{
     Frame, Link as WireLink, LinkConnectionType, LinkNegotiationPayload, LinkType, Message,
@@ -60,12 +60,14 @@ impl std::error::Error for NegotiationError {}
 impl Link {
     /// Dialler: the response head is there, so the request may go.
     pub(super) fn start_negotiation(&mut self, now: crate::clock::Now) {
+        let (Some(dial), State::AwaitResponse { .. }) = (&self.dial, &self.state) else {
+            return self.cancel("a second response head");
+        };
         let State::AwaitResponse { exchange, .. } =
             std::mem::replace(&mut self.state, State::Closed)
         else {
-            return self.over(CloseReason::retry("a second response head"));
+            return;
         };
-        let Some(dial) = &self.dial else { return };
         let payload = LinkNegotiationPayload {
             link_id: dial.link_id.clone(),
             slim_version: self.config.identity.version.clone(),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use prost::bytes::Bytes;
 use prost::{Enumeration, Message as ProstMessage, Oneof};
 
 /// What travels over a link.
@@ -211,8 +212,8 @@ pub struct ApplicationPayload {
     #[prost(string, tag = "1")]
     pub payload_type: String,
     /// The bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    pub blob: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub blob: Bytes,
 }
 
 /// A command of the session layer.
