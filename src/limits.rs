@@ -25,3 +25,58 @@ pub const RESPONSE_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of frames made ready for one socket at a time; the rest waits in the stream's queue,
 /// where it can still share frames.
 pub const SOCKET_BUFFER: usize = 256 * 1024;
+
+/// Messages that a sender keeps for retransmission, and the reliable window: how many may be
+/// unacknowledged (spec 03 section 9).
+pub const SENDER_WINDOW: usize = 512;
+/// Payload bytes that one session may have handed over and not yet seen sent (best effort) or
+/// acknowledged (reliable). A single larger message still goes when nothing else waits.
+pub const SESSION_BYTES: usize = 8 * 1024 * 1024;
+/// Messages that a best-effort session may have handed over and not yet seen sent.
+pub const BEST_EFFORT_MESSAGES: usize = 4096;
+/// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
+pub const RECEIVER_WINDOW: u32 = 512;
+/// Time between two heartbeats, and between two looks at who was silent.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Silent looks after which a peer counts as offline.
+pub const MISSED_HEARTBEATS: u32 = 3;
+/// Default time between two tries of a message.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Default number of times that a message is sent again.
+pub const MAX_RETRIES: u32 = 10;
+/// Longest time between two tries that a session may ask for.
+pub const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
+/// A session that is closing is cut after this.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(60);
+/// Sessions of one app.
+pub const SESSIONS: usize = 65_536;
+/// Control messages of one sender that a session remembers, to see repetitions.
+pub const SEEN_CONTROL_MESSAGES: usize = 1000;
+/// Senders whose control messages a session remembers.
+pub const SEEN_CONTROL_SENDERS: usize = 100;
+/// Discovery requests that an app remembers having answered.
+pub const DISCOVERY_MEMO: usize = 128;
+/// For how long it remembers them.
+pub const DISCOVERY_MEMO_TIME: Duration = Duration::from_secs(15);
+/// A repeated discovery request is answered again at the earliest after this.
+pub const DISCOVERY_REPEAT: Duration = Duration::from_millis(250);
+/// Ended sessions whose last reply is kept, in case it was lost.
+pub const ENDED_SESSIONS: usize = 128;
+/// For how long it is kept.
+pub const ENDED_SESSION_TIME: Duration = Duration::from_secs(30);
+/// Fanout of messages to everybody.
+pub const FANOUT_ALL: u32 = 256;
+/// Hops that a message may make.
+pub const TTL: u32 = 8;
+/// Time between two tries of a subscription.
+pub const SUBSCRIPTION_RETRY: Duration = Duration::from_secs(5);
+/// Tries of a subscription after the first.
+pub const SUBSCRIPTION_RETRIES: u32 = 3;
+/// An app waits this long for a subscription to be acknowledged; trying goes on behind it.
+pub const SUBSCRIPTION_WAIT: Duration = Duration::from_secs(10);
+/// Entries of metadata with one message.
+pub const METADATA_ENTRIES: usize = 256;
+/// Largest key or value of metadata, and largest payload type, in bytes.
+pub const METADATA_TEXT: usize = 64 * 1024;
+/// Longest name, all three parts together, in bytes.
+pub const NAME_LEN: usize = 4096;

@@ -116,8 +116,9 @@ impl fmt::Debug for EncodedName {
 }
 
 /// A complete name: `organisation/namespace/service`, its hashes, and the id of an instance or
-/// [`NameId::NULL`]. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// [`NameId::NULL`]. Cheap to clone. Equal names route equally: their strings are not compared,
+/// only the hashes of them.
+#[derive(Clone)]
 pub struct Name {
     encoded: EncodedName,
     strings: Arc<[String; 3]>,
@@ -217,6 +218,32 @@ impl Name {
             encoded,
             strings: Arc::new(strings),
         })
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Name) -> bool {
+        self.encoded == other.encoded
+    }
+}
+
+impl Eq for Name {}
+
+impl std::hash::Hash for Name {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.encoded.hash(state);
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Name) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Name) -> std::cmp::Ordering {
+        self.encoded.cmp(&other.encoded)
     }
 }
 

@@ -12,8 +12,15 @@ pub enum Origin {
     Link,
     /// Another link of this node: transit.
     Transit(ConnectionId),
-    /// A publish of a local session.
-    Session(crate::session::SessionKey),
+    /// One best-effort publish of a local session, of so many payload bytes.
+    Publish(crate::session::SessionKey, usize),
+}
+
+impl Origin {
+    /// Publishes are given back one by one.
+    fn is_publish(self) -> bool {
+        matches!(self, Origin::Publish(..))
+    }
 }
 
 /// First in, first out: where each origin's bytes end.
@@ -28,7 +35,7 @@ impl Taken {
     pub(super) fn push(&mut self, origin: Origin, len: usize) {
         self.appended += len as u64;
         match self.waiting.back_mut() {
-            Some((end, last, bytes)) if *last == origin => {
+            Some((end, last, bytes)) if *last == origin && !origin.is_publish() => {
                 *end = self.appended;
                 *bytes += len;
             }
@@ -42,7 +49,7 @@ impl Taken {
             if *end > total {
                 // Neighbours of one origin are merged, so what has left of them is given back now.
                 let left = usize::try_from(*end - total).unwrap_or(usize::MAX);
-                if left < *bytes {
+                if left < *bytes && !origin.is_publish() {
                     let gone = *bytes - left;
                     *bytes = left;
                     if *origin != Origin::Link {

@@ -1,0 +1,173 @@
+//! How a session behaves: its kind and its timers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::limits;
+use crate::wire::{SessionType, TimerSettings};
+
+/// With whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One peer: the instance that answered first.
+    PointToPoint,
+    /// Everybody who was invited.
+    Group,
+}
+
+impl Kind {
+    pub(super) fn to_wire(self) -> SessionType {
+        match self {
+            Kind::PointToPoint => SessionType::PointToPoint,
+            Kind::Group => SessionType::Multicast,
+        }
+    }
+}
+
+/// When an unacknowledged message is sent again, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Time between two tries.
+    pub interval: Duration,
+    /// How often it is sent again.
+    pub max_retries: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { interval: limits::RETRY_INTERVAL, max_retries: limits::MAX_RETRIES }
+    }
+}
+
+impl Retry {
+    /// How long it takes until a message is given up: `(R+1) * T`.
+    pub fn total(self) -> Duration {
+        self.interval.saturating_mul(self.max_retries.saturating_add(1))
+    }
+
+    pub(super) fn to_wire(self) -> TimerSettings {
+        let timeout = u32::try_from(self.interval.as_millis()).unwrap_or(u32::MAX);
+        TimerSettings { timeout, max_retries: self.max_retries }
+    }
+
+    pub(super) fn from_wire(settings: TimerSettings) -> Retry {
+        // A peer's timer of zero would have us send without pause.
+        let interval = Duration::from_millis(u64::from(settings.timeout.max(1)));
+        let interval = interval.min(limits::MAX_RETRY_INTERVAL);
+        Retry { interval, max_retries: settings.max_retries }
+    }
+}
+
+/// What the creator of a session chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// With whom.
+    pub kind: Kind,
+    /// Acknowledged, ordered, retransmitted delivery; `None`: best effort.
+    pub reliable: Option<Retry>,
+    /// Pairs that the peers see with the session.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl Default for SessionConfig {
+    fn default() -> SessionConfig {
+        SessionConfig {
+            kind: Kind::PointToPoint,
+            reliable: Some(Retry::default()),
+            metadata: BTreeMap::new(),
+        }
+    }
+}
+
+impl SessionConfig {
+    /// Timers of control messages: those of the session, or the defaults.
+    pub(super) fn control_retry(&self) -> Retry {
+        self.reliable.unwrap_or_default()
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let Some(retry) = self.reliable else { return check_metadata(&self.metadata) };
+        if retry.interval < Duration::from_millis(1) || retry.interval > limits::MAX_RETRY_INTERVAL
+        {
+            return Err(Error::InvalidArgument(format!(
+                "a retry interval of {:?} is not between 1 ms and {:?}",
+                retry.interval,
+                limits::MAX_RETRY_INTERVAL
+            )));
+        }
+        check_metadata(&self.metadata)
+    }
+}
+
+/// Checks the pairs that a user wants to send.
+pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Error> {
+    if metadata.len() > limits::METADATA_ENTRIES {
+        return Err(Error::Limit(format!(
+            "{} entries of metadata are over the limit of {}",
+            metadata.len(),
+            limits::METADATA_ENTRIES
+        )));
+    }
+    for (key, value) in metadata {
+        if is_reserved(key) {
+            return Err(Error::InvalidArgument(format!(
+                "the metadata key {key:?} is reserved for the protocol"
+            )));
+        }
+        let len = key.len().max(value.len());
+        if len > limits::METADATA_TEXT {
+            let (what, limit) = ("a metadata key or value", limits::METADATA_TEXT);
+            return Err(Error::TooLarge { what, len, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Keys that mean something to the protocol, to nodes or to tracing; users neither set nor see
+/// them (DESIGN decision 18).
+pub(crate) fn is_reserved(key: &str) -> bool {
+    key.starts_with("slim-")
+        || matches!(
+            key,
+            "PUBLISH_TO"
+                | "LEAVING_SESSION"
+                | "LEAVE_REPLY_SENT"
+                | "DELETE_GROUP"
+                | "traceparent"
+                | "tracestate"
+                | "baggage"
+        )
+}
+
+/// The pairs of a received message that the user gets to see.
+pub(super) fn visible(metadata: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    metadata.into_iter().filter(|(key, _)| !is_reserved(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_out_of_range_are_refused_or_bounded() {
+        let mut config = SessionConfig::default();
+        config.reliable = Some(Retry { interval: Duration::ZERO, max_retries: 1 });
+        assert!(config.check().unwrap_err().to_string().contains("0ns"));
+        let wire = TimerSettings { timeout: 0, max_retries: u32::MAX };
+        assert_eq!(Retry::from_wire(wire).interval, Duration::from_millis(1));
+        assert!(Retry::from_wire(wire).total() > Duration::from_secs(1));
+    }
+
+    #[test]
+    fn metadata_is_checked_at_its_limits() {
+        let pairs = |n: usize| (0..n).map(|i| (i.to_string(), String::new())).collect();
+        assert_eq!(check_metadata(&pairs(limits::METADATA_ENTRIES)), Ok(()));
+        assert!(check_metadata(&pairs(limits::METADATA_ENTRIES + 1)).is_err());
+        let long = |n| [("k".to_owned(), "v".repeat(n))].into();
+        assert_eq!(check_metadata(&long(limits::METADATA_TEXT)), Ok(()));
+        assert!(check_metadata(&long(limits::METADATA_TEXT + 1)).is_err());
+        let reserved = [("PUBLISH_TO".to_owned(), String::new())].into();
+        assert!(check_metadata(&reserved).unwrap_err().to_string().contains("PUBLISH_TO"));
+    }
+}

@@ -1,0 +1,207 @@
+//! The receiving half of one sender's data: order, duplicates, gaps (spec 03 section 9).
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{ReceivedMessage, Retry};
+use crate::limits;
+
+/// Sequence numbers wrap here.
+const MODULUS: u32 = 0x8000_0000;
+
+/// What arrived under a number.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// The message.
+    Message(Box<ReceivedMessage>),
+    /// The sender does not have it any more.
+    Lost,
+}
+
+/// What a receiver says.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// Give this to the application.
+    Deliver(Box<ReceivedMessage>),
+    /// Tell the application that the message of this number is lost.
+    Lost(u32),
+    /// Ask the sender for this number.
+    Request(u32),
+}
+
+/// How a message was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is, or was already, in its place: acknowledge it.
+    Taken,
+    /// It is too far ahead to be kept: say nothing, and it will come again.
+    OutOfWindow,
+}
+
+/// The receiving half of one sender's data in a reliable session.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    retry: Retry,
+    /// The number that was delivered last.
+    last: u32,
+    /// What arrived after a gap, by number.
+    ahead: BTreeMap<u32, Arrival>,
+    wanted: BTreeMap<u32, Wanted>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    due: Instant,
+    tries_left: u32,
+}
+
+impl Receiver {
+    /// A receiver that expects number 1 first.
+    pub(super) fn new(retry: Retry) -> Receiver {
+        Receiver { retry, last: 0, ahead: BTreeMap::new(), wanted: BTreeMap::new() }
+    }
+
+    /// A message, or the news that there is none, arrived under `id`.
+    pub(super) fn arrive(
+        &mut self,
+        id: u32,
+        arrival: Arrival,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) -> Verdict {
+        let distance = self.distance(id);
+        if distance == 0 || distance > MODULUS / 2 {
+            return Verdict::Taken; // delivered before
+        }
+        if distance > limits::RECEIVER_WINDOW {
+            return Verdict::OutOfWindow;
+        }
+        self.wanted.remove(&id);
+        self.ahead.entry(id).or_insert(arrival);
+        self.deliver(out);
+        self.ask_for_gaps(id, now, out);
+        Verdict::Taken
+    }
+
+    /// When [`Receiver::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.wanted.values().map(|wanted| wanted.due).min()
+    }
+
+    /// Time has passed: asks again, or gives up.
+    pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let mut given_up = Vec::new();
+        for (id, wanted) in self.wanted.iter_mut().filter(|(_, wanted)| wanted.due <= now) {
+            if wanted.tries_left == 0 {
+                given_up.push(*id);
+                continue;
+            }
+            wanted.tries_left -= 1;
+            wanted.due = now + self.retry.interval;
+            out.push(Output::Request(*id));
+        }
+        for id in given_up {
+            self.wanted.remove(&id);
+            self.ahead.entry(id).or_insert(Arrival::Lost);
+        }
+        self.deliver(out);
+    }
+
+    /// How far `id` is after the last one delivered.
+    fn distance(&self, id: u32) -> u32 {
+        id.wrapping_sub(self.last) & (MODULUS - 1)
+    }
+
+    fn next(&self, id: u32) -> u32 {
+        (id + 1) & (MODULUS - 1)
+    }
+
+    fn deliver(&mut self, out: &mut Vec<Output>) {
+        while let Some(arrival) = self.ahead.remove(&self.next(self.last)) {
+            self.last = self.next(self.last);
+            self.wanted.remove(&self.last);
+            out.push(match arrival {
+                Arrival::Message(message) => Output::Deliver(message),
+                Arrival::Lost => Output::Lost(self.last),
+            });
+        }
+    }
+
+    /// Asks for every number before `id` that is neither here nor asked for.
+    fn ask_for_gaps(&mut self, id: u32, now: Instant, out: &mut Vec<Output>) {
+        let mut at = self.next(self.last);
+        while self.distance(at) < self.distance(id) && self.distance(id) <= MODULUS / 2 {
+            if !self.ahead.contains_key(&at) && !self.wanted.contains_key(&at) {
+                let due = now + self.retry.interval;
+                self.wanted.insert(at, Wanted { due, tries_left: self.retry.max_retries });
+                out.push(Output::Request(at));
+            }
+            at = self.next(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 1 };
+
+    fn arrive(receiver: &mut Receiver, id: u32, now: Instant) -> (Verdict, Vec<String>) {
+        let mut out = Vec::new();
+        let message = Arrival::Message(Box::new(ReceivedMessage::numbered(id)));
+        let verdict = receiver.arrive(id, message, now, &mut out);
+        (verdict, out.iter().map(show).collect())
+    }
+
+    fn show(output: &Output) -> String {
+        match output {
+            Output::Deliver(message) => format!("deliver {}", message.message_id),
+            Output::Lost(id) => format!("lost {id}"),
+            Output::Request(id) => format!("request {id}"),
+        }
+    }
+
+    #[test]
+    fn the_first_message_is_number_1() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        assert_eq!(arrive(&mut receiver, 2, now).1, ["request 1"]);
+        assert_eq!(arrive(&mut receiver, 1, now).1, ["deliver 1", "deliver 2"]);
+        assert_eq!(arrive(&mut receiver, 1, now), (Verdict::Taken, vec![]));
+        assert_eq!(receiver.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_gap_is_asked_for_again_then_lost() {
+        let (mut receiver, start) = (Receiver::new(RETRY), Instant::now());
+        assert_eq!(arrive(&mut receiver, 3, start).1, ["request 1", "request 2"]);
+        let mut out = Vec::new();
+        receiver.handle_timeout(start + Duration::from_secs(1), &mut out);
+        assert_eq!(out.iter().map(show).collect::<Vec<_>>(), ["request 1", "request 2"]);
+        out.clear();
+        receiver.arrive(1, Arrival::Lost, start, &mut out);
+        receiver.handle_timeout(start + Duration::from_secs(2), &mut out);
+        let seen: Vec<_> = out.iter().map(show).collect();
+        assert_eq!(seen, ["lost 1", "lost 2", "deliver 3"]);
+    }
+
+    #[test]
+    fn numbers_wrap_to_0() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        receiver.last = 0x7fff_fffe;
+        assert_eq!(arrive(&mut receiver, 0, now).1, ["request 2147483647"]);
+        assert_eq!(arrive(&mut receiver, 0x7fff_ffff, now).1, ["deliver 2147483647", "deliver 0"]);
+        assert_eq!(arrive(&mut receiver, 0x7fff_ffff, now).1, [""; 0]);
+        assert_eq!(arrive(&mut receiver, 1, now).1, ["deliver 1"]);
+    }
+
+    #[test]
+    fn a_forged_gap_costs_nothing() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        let far = limits::RECEIVER_WINDOW + 1;
+        assert_eq!(arrive(&mut receiver, far, now), (Verdict::OutOfWindow, vec![]));
+        assert_eq!(arrive(&mut receiver, 1 << 30, now).0, Verdict::OutOfWindow);
+        assert_eq!(arrive(&mut receiver, far - 1, now).1.len(), far as usize - 2);
+    }
+}

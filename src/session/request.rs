@@ -1,0 +1,100 @@
+//! Control messages that wait for an answer: sent again every T, R times, then given up (spec 03
+//! sections 4 and 16).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::{Outgoing, Retry};
+use crate::name::Name;
+
+/// Unanswered control messages of one session, by message id.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    open: BTreeMap<u32, Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    message: Outgoing,
+    /// Whose answers are missing; empty: any one answer is enough.
+    missing: BTreeSet<Name>,
+    retry: Retry,
+    tries_left: u32,
+    due: Instant,
+}
+
+/// What an answer did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing waits for it.
+    Unexpected,
+    /// Others have still to answer.
+    Partial,
+    /// That was the last one.
+    Complete,
+}
+
+/// What became due.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// Send this again.
+    Again(Outgoing),
+    /// Nobody answered in time; these did not.
+    GivenUp { message_id: u32, silent: BTreeSet<Name> },
+}
+
+impl Requests {
+    /// Waits for answers to a message that is being sent now.
+    pub(super) fn open(
+        &mut self,
+        message: Outgoing,
+        missing: impl IntoIterator<Item = Name>,
+        retry: Retry,
+        now: Instant,
+    ) {
+        let request = Request {
+            missing: missing.into_iter().collect(),
+            retry,
+            tries_left: retry.max_retries,
+            due: now + retry.interval,
+            message,
+        };
+        self.open.insert(request.message.message_id, request);
+    }
+
+    /// Somebody answered.
+    pub(super) fn answer(&mut self, message_id: u32, from: &Name) -> Answer {
+        let Some(request) = self.open.get_mut(&message_id) else { return Answer::Unexpected };
+        let any = request.missing.is_empty();
+        if !any && !request.missing.remove(from) {
+            return Answer::Unexpected;
+        }
+        if !request.missing.is_empty() {
+            return Answer::Partial;
+        }
+        self.open.remove(&message_id);
+        Answer::Complete
+    }
+
+    /// Stops waiting.
+    pub(super) fn cancel(&mut self, message_id: u32) {
+        self.open.remove(&message_id);
+    }
+
+    /// When something becomes due.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.open.values().map(|request| request.due).min()
+    }
+
+    /// The next thing that is due.
+    pub(super) fn next_due(&mut self, now: Instant) -> Option<Due> {
+        let (&message_id, request) = self.open.iter_mut().find(|(_, r)| r.due <= now)?;
+        if request.tries_left > 0 {
+            request.tries_left -= 1;
+            request.due = now + request.retry.interval;
+            return Some(Due::Again(request.message.clone()));
+        }
+        let request = self.open.remove(&message_id)?;
+        Some(Due::GivenUp { message_id, silent: request.missing })
+    }
+}
