@@ -2,11 +2,16 @@
 pub mod clock;
 pub mod config;
 pub mod entropy;
+pub mod error;
 pub mod grpc;
 pub mod http2;
 pub mod identity;
 pub mod limits;
 pub mod link;
-pub mod log;
 pub mod name;
+pub mod router;
+pub mod session;
 pub mod wire;
+
+/// Version of this library.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -80,3 +80,5 @@ pub const METADATA_ENTRIES: usize = 256;
 pub const METADATA_TEXT: usize = 64 * 1024;
 /// Longest name, all three parts together, in bytes.
 pub const NAME_LEN: usize = 4096;
+/// Tokens of others that a verifier remembers to be good.
+pub const VERIFIED_TOKENS: usize = 1024;

@@ -84,12 +84,18 @@ pub struct CloseReason {
 impl CloseReason {
     /// A reason after which dialling again may help.
     pub fn retry(text: impl Into<String>) -> CloseReason {
-        CloseReason { text: text.into(), retry: true }
+        CloseReason {
+            text: text.into(),
+            retry: true,
+        }
     }
 
     /// A reason after which it will not.
     pub fn last(text: impl Into<String>) -> CloseReason {
-        CloseReason { text: text.into(), retry: false }
+        CloseReason {
+            text: text.into(),
+            retry: false,
+        }
     }
 }
 
@@ -105,9 +111,15 @@ enum State {
     /// Acceptor: the request has not arrived.
     AwaitRequest { until: Instant },
     /// Dialler: the response head has not arrived; nothing may be sent before it.
-    AwaitResponse { until: Instant, exchange: KeyExchange },
+    AwaitResponse {
+        until: Instant,
+        exchange: KeyExchange,
+    },
     /// Dialler: the request is out, the reply has not arrived.
-    AwaitReply { until: Instant, exchange: KeyExchange },
+    AwaitReply {
+        until: Instant,
+        exchange: KeyExchange,
+    },
     /// Acceptor: the negotiation request has not arrived.
     AwaitNegotiation { until: Instant },
     /// Frames flow.
@@ -150,7 +162,13 @@ impl Link {
     /// A link that somebody opens to us.
     pub fn accept(config: LinkConfig, now: Now) -> Link {
         let until = now.mono + limits::REQUEST_TIMEOUT;
-        Link::new(config, None, http2::Connection::server(), State::AwaitRequest { until }, now)
+        Link::new(
+            config,
+            None,
+            http2::Connection::server(),
+            State::AwaitRequest { until },
+            now,
+        )
     }
 
     fn new(
@@ -309,7 +327,10 @@ impl Link {
     pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck) {
         if self.is_up() {
             let message_type = Some(crate::wire::MessageType::SubscriptionAck(ack));
-            self.send_message(Message { message_type, ..Message::default() });
+            self.send_message(Message {
+                message_type,
+                ..Message::default()
+            });
         }
     }
 
@@ -329,6 +350,8 @@ impl Link {
         if self.out.len() < limit {
             if let Err(error) = self.http2.write_output(&mut self.out, limit) {
                 self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
+            } else if self.http2.is_over() {
+                self.over(CloseReason::retry("HTTP/2 error: the peer broke a limit on floods"));
             }
             let events = &mut self.events;
             self.origins.taken(self.http2.taken(), |origin, bytes| {
@@ -385,7 +408,9 @@ impl Link {
                 Some(_) => self.cancel("the peer closed the link"),
             },
             http2::Event::Reset(code) => {
-                self.over(CloseReason::retry(format!("stream reset by the peer (code {code})")));
+                self.over(CloseReason::retry(format!(
+                    "stream reset by the peer (code {code})"
+                )));
             }
             http2::Event::GoAway { code, .. } => {
                 log::debug!("the peer announced the end of the connection (code {code})");
@@ -402,8 +427,10 @@ impl Link {
                 self.state = State::AwaitNegotiation { until };
             }
             Err(answer) => {
-                let answer: Vec<_> =
-                    answer.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                let answer: Vec<_> = answer
+                    .iter()
+                    .map(|(k, v)| (k.as_str(), v.as_str()))
+                    .collect();
                 self.http2.respond(&answer, true);
                 self.over(CloseReason::last("not a request for a SLIM link"));
             }
@@ -432,9 +459,9 @@ impl Link {
         let reason = match (code, message.as_str()) {
             ("0", _) => CloseReason::retry(self.while_in_state("the node closed the link")),
             // PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED: asking again gives the same.
-            ("7" | "16" | "12", _) => {
-                CloseReason::last(format!("refused by the node: {message} (gRPC status {code})"))
-            }
+            ("7" | "16" | "12", _) => CloseReason::last(format!(
+                "refused by the node: {message} (gRPC status {code})"
+            )),
             (_, "") => CloseReason::retry(format!("gRPC status {code}")),
             (_, text) => CloseReason::retry(format!("gRPC status {code}: {text}")),
         };
@@ -526,9 +553,15 @@ impl Link {
             return self.over(CloseReason::retry(text));
         }
         let trailers = grpc::status_trailers(status, message);
-        let trailers: Vec<_> = trailers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let trailers: Vec<_> = trailers
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         self.http2.finish(Some(&trailers));
-        self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
+        self.over(CloseReason {
+            text: text.to_owned(),
+            retry: status == 0,
+        });
     }
 
     /// Dialler: RST_STREAM(CANCEL) and GOAWAY, as the published client does.
@@ -550,7 +583,8 @@ impl Link {
         if !self.is_closed() {
             self.state = State::Closed;
             let events = &mut self.events;
-            self.origins.drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
+            self.origins
+                .drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
             self.events.push_back(Event::Closed(reason));
         }
     }
@@ -558,10 +592,14 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
 fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    head.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    head.iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.as_str())
 }

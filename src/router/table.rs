@@ -40,7 +40,11 @@ impl Default for Table {
 impl Table {
     /// An empty table that tries kinds in this order.
     pub fn new(preference: Preference) -> Table {
-        Table { preference, prefixes: HashMap::new(), records: HashMap::new() }
+        Table {
+            preference,
+            prefixes: HashMap::new(),
+            records: HashMap::new(),
+        }
     }
 
     /// Adds a subscription. `true`: this is the first connection of its kind for the name.
@@ -51,7 +55,12 @@ impl Table {
         name: EncodedName,
         subscription_id: u64,
     ) -> bool {
-        let ids = self.records.entry(connection).or_default().entry(name).or_default();
+        let ids = self
+            .records
+            .entry(connection)
+            .or_default()
+            .entry(name)
+            .or_default();
         let known = !ids.is_empty();
         ids.insert(subscription_id);
         if known {
@@ -70,13 +79,18 @@ impl Table {
         name: EncodedName,
         subscription_id: u64,
     ) -> Result<bool, TableError> {
-        let prefix =
-            self.prefixes.get(&name.components).ok_or(TableError::SubscriptionNotFound)?;
+        let prefix = self
+            .prefixes
+            .get(&name.components)
+            .ok_or(TableError::SubscriptionNotFound)?;
         if !prefix.ids.contains_key(&name.id) {
             return Err(TableError::IdNotFound(name.id));
         }
         let unknown = TableError::SubscriptionIdNotFound(subscription_id);
-        let names = self.records.get_mut(&connection).ok_or_else(|| unknown.clone())?;
+        let names = self
+            .records
+            .get_mut(&connection)
+            .ok_or_else(|| unknown.clone())?;
         let ids = names.get_mut(&name).ok_or_else(|| unknown.clone())?;
         if !ids.remove(&subscription_id) {
             return Err(unknown);
@@ -85,7 +99,9 @@ impl Table {
             return Ok(false);
         }
         names.remove(&name);
-        let another_id = names.keys().any(|other| other.components == name.components);
+        let another_id = names
+            .keys()
+            .any(|other| other.components == name.components);
         if names.is_empty() {
             self.records.remove(&connection);
         }
@@ -98,7 +114,12 @@ impl Table {
         connection: ConnectionId,
         name: EncodedName,
     ) -> impl Iterator<Item = u64> + '_ {
-        self.records.get(&connection).and_then(|names| names.get(&name)).into_iter().flatten().copied()
+        self.records
+            .get(&connection)
+            .and_then(|names| names.get(&name))
+            .into_iter()
+            .flatten()
+            .copied()
     }
 
     /// Forgets everything of a connection; the names that nobody has any more are returned.
@@ -111,7 +132,10 @@ impl Table {
         let mut lost = Vec::new();
         for name in names.into_keys() {
             self.forget(connection, kind, name, true);
-            let left = self.prefixes.get(&name.components).and_then(|p| p.ids.get(&name.id));
+            let left = self
+                .prefixes
+                .get(&name.components)
+                .and_then(|p| p.ids.get(&name.id));
             if left.is_none() {
                 lost.push(name);
             }
@@ -131,7 +155,9 @@ impl Table {
         found: &mut Vec<ConnectionId>,
     ) {
         let preference = self.preference;
-        let Some(prefix) = self.prefixes.get_mut(&name.components) else { return };
+        let Some(prefix) = self.prefixes.get_mut(&name.components) else {
+            return;
+        };
         let slot = if name.id.is_null() {
             &mut prefix.all
         } else {
@@ -167,11 +193,15 @@ impl Table {
         name: EncodedName,
         everywhere: bool,
     ) -> bool {
-        let Some(prefix) = self.prefixes.get_mut(&name.components) else { return false };
+        let Some(prefix) = self.prefixes.get_mut(&name.components) else {
+            return false;
+        };
         if everywhere {
             prefix.all.remove(connection, kind);
         }
-        let Some(slot) = prefix.ids.get_mut(&name.id) else { return false };
+        let Some(slot) = prefix.ids.get_mut(&name.id) else {
+            return false;
+        };
         let last = slot.remove(connection, kind);
         if slot.is_empty() {
             prefix.ids.remove(&name.id);
@@ -261,7 +291,12 @@ impl Slot {
         found: &mut Vec<ConnectionId>,
     ) {
         for kind in kinds {
-            found.extend(self.lists[kind as usize].iter().copied().filter(|c| *c != from));
+            found.extend(
+                self.lists[kind as usize]
+                    .iter()
+                    .copied()
+                    .filter(|c| *c != from),
+            );
         }
     }
 }

@@ -40,7 +40,10 @@ pub(super) enum Due {
     /// Send this again.
     Again(Outgoing),
     /// Nobody answered in time; these did not.
-    GivenUp { message_id: u32, silent: BTreeSet<Name> },
+    GivenUp {
+        message_id: u32,
+        silent: BTreeSet<Name>,
+    },
 }
 
 impl Requests {
@@ -64,7 +67,9 @@ impl Requests {
 
     /// Somebody answered.
     pub(super) fn answer(&mut self, message_id: u32, from: &Name) -> Answer {
-        let Some(request) = self.open.get_mut(&message_id) else { return Answer::Unexpected };
+        let Some(request) = self.open.get_mut(&message_id) else {
+            return Answer::Unexpected;
+        };
         let any = request.missing.is_empty();
         if !any && !request.missing.remove(from) {
             return Answer::Unexpected;
@@ -95,6 +100,9 @@ impl Requests {
             return Some(Due::Again(request.message.clone()));
         }
         let request = self.open.remove(&message_id)?;
-        Some(Due::GivenUp { message_id, silent: request.missing })
+        Some(Due::GivenUp {
+            message_id,
+            silent: request.missing,
+        })
     }
 }

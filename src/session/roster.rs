@@ -16,6 +16,8 @@ pub(super) struct Member {
     pub(super) receives_data: bool,
     /// It can be reached, as far as we know.
     pub(super) online: bool,
+    /// It has confirmed its welcome: data may be sent to it.
+    pub(super) ready: bool,
     /// Looks at it since something was heard.
     silent: u32,
 }
@@ -32,7 +34,13 @@ impl Roster {
         let name = Name::from_wire(participant.name.as_ref()?)?;
         let settings = participant.settings.as_ref()?;
         let online = participant.status == ParticipantState::Online as i32;
-        let member = Member { receives_data: settings.receives_data, online, silent: 0 };
+        let receives_data = settings.receives_data;
+        let member = Member {
+            receives_data,
+            online,
+            ready: false,
+            silent: 0,
+        };
         self.members.insert(name.clone(), member);
         Some(name)
     }
@@ -54,12 +62,18 @@ impl Roster {
 
     /// Those from whom a message sent now is to be acknowledged.
     pub(super) fn receivers(&self) -> impl Iterator<Item = &Name> {
-        self.members.iter().filter(|(_, m)| m.online && m.receives_data).map(|(name, _)| name)
+        let able = |member: &Member| member.online && member.ready && member.receives_data;
+        self.members
+            .iter()
+            .filter(move |(_, member)| able(member))
+            .map(|(name, _)| name)
     }
 
     /// Something was heard of a member. `true`: it was offline and is back.
     pub(super) fn heard(&mut self, name: &Name) -> bool {
-        let Some(member) = self.members.get_mut(name) else { return false };
+        let Some(member) = self.members.get_mut(name) else {
+            return false;
+        };
         member.silent = 0;
         !std::mem::replace(&mut member.online, true)
     }
@@ -72,13 +86,19 @@ impl Roster {
         }
     }
 
+    /// A member has confirmed its welcome.
+    pub(super) fn set_ready(&mut self, name: &Name) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.ready = true;
+        }
+    }
+
     /// Counts one look at everybody; those who have been silent for too long are returned.
-    pub(super) fn look(&mut self) -> Vec<Name> {
+    pub(super) fn silent(&mut self) -> Vec<Name> {
         let mut gone = Vec::new();
         for (name, member) in self.members.iter_mut().filter(|(_, member)| member.online) {
             member.silent += 1;
             if member.silent >= limits::MISSED_HEARTBEATS {
-                member.online = false;
                 gone.push(name.clone());
             }
         }
@@ -88,10 +108,17 @@ impl Roster {
 
 /// How a member describes itself on the wire.
 pub(super) fn describe(name: &Name, receives_data: bool, online: bool) -> Participant {
-    let status = if online { ParticipantState::Online } else { ParticipantState::Offline };
+    let status = if online {
+        ParticipantState::Online
+    } else {
+        ParticipantState::Offline
+    };
     Participant {
         name: Some(name.to_wire()),
-        settings: Some(ParticipantSettings { sends_data: true, receives_data }),
+        settings: Some(ParticipantSettings {
+            sends_data: true,
+            receives_data,
+        }),
         status: status as i32,
     }
 }

@@ -26,7 +26,11 @@ pub(super) enum Outcome {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Send this; `to`: to this member alone, else to the session's destination.
-    Transmit { message_id: u32, payload: Payload, to: Option<Name> },
+    Transmit {
+        message_id: u32,
+        payload: Payload,
+        to: Option<Name>,
+    },
     /// A publish has ended.
     Finished { op: Option<OpId>, outcome: Outcome },
     /// There is room for so many more messages and bytes.
@@ -97,7 +101,11 @@ impl Sender {
     ) {
         if receivers.is_empty() {
             let expires = now + self.retry.unwrap_or_default().total();
-            self.kept.push_back(Kept { payload, op, expires });
+            self.kept.push_back(Kept {
+                payload,
+                op,
+                expires,
+            });
         } else {
             self.transmit(payload, op, receivers, now, out);
         }
@@ -143,16 +151,25 @@ impl Sender {
             }
             None => {
                 self.base = self.next;
-                out.push(Output::Finished { op, outcome: Outcome::Delivered });
+                out.push(Output::Finished {
+                    op,
+                    outcome: Outcome::Delivered,
+                });
             }
         }
-        out.push(Output::Transmit { message_id, payload, to: None });
+        out.push(Output::Transmit {
+            message_id,
+            payload,
+            to: None,
+        });
     }
 
     /// A member acknowledged a message.
     pub(super) fn acked(&mut self, message_id: u32, from: &Name, out: &mut Vec<Output>) {
         let number = self.number(message_id);
-        let Some(message) = self.in_flight(number) else { return };
+        let Some(message) = self.in_flight(number) else {
+            return;
+        };
         message.missing.retain(|name| name != from);
         message.silent.retain(|name| name != from);
         self.finish_if_done(number, out);
@@ -178,7 +195,9 @@ impl Sender {
     /// A member went offline: its acknowledgements will not come.
     pub(super) fn offline(&mut self, name: &Name, out: &mut Vec<Output>) {
         for number in self.base..self.base + self.window.len() as u64 {
-            let Some(message) = self.in_flight(number) else { continue };
+            let Some(message) = self.in_flight(number) else {
+                continue;
+            };
             let before = message.missing.len();
             message.missing.retain(|missing| missing != name);
             if message.missing.len() < before {
@@ -197,8 +216,13 @@ impl Sender {
     pub(super) fn abandon(&mut self) -> Vec<OpId> {
         self.timers.clear();
         self.sent.clear();
-        let flying = std::mem::take(&mut self.window).into_iter().flatten().map(|m| m.op);
-        let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.op);
+        let flying = std::mem::take(&mut self.window)
+            .into_iter()
+            .flatten()
+            .map(|m| m.op);
+        let kept = std::mem::take(&mut self.kept)
+            .into_iter()
+            .map(|kept| kept.op);
         flying.chain(kept).flatten().collect()
     }
 
@@ -212,25 +236,45 @@ impl Sender {
     /// Time has passed.
     pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
         while self.timers.front().is_some_and(|(due, _)| *due <= now) {
-            let Some((due, number)) = self.timers.pop_front() else { break };
+            let Some((due, number)) = self.timers.pop_front() else {
+                break;
+            };
             // A timer whose message is finished, or was set again, means nothing.
-            if self.in_flight(number).is_some_and(|message| message.due == due) {
+            if self
+                .in_flight(number)
+                .is_some_and(|message| message.due == due)
+            {
                 self.message_due(number, now, out);
             }
         }
         while self.kept.front().is_some_and(|kept| kept.expires <= now) {
-            let Some(Kept { payload, op, .. }) = self.kept.pop_front() else { break };
-            out.push(Output::Finished { op, outcome: Outcome::Undelivered(Vec::new()) });
-            out.push(Output::Credit { messages: 1, bytes: payload.len() });
+            let Some(Kept { payload, op, .. }) = self.kept.pop_front() else {
+                break;
+            };
+            out.push(Output::Finished {
+                op,
+                outcome: Outcome::Undelivered(Vec::new()),
+            });
+            out.push(Output::Credit {
+                messages: 1,
+                bytes: payload.len(),
+            });
         }
     }
 
     fn message_due(&mut self, number: u64, now: Instant, out: &mut Vec<Output>) {
         let message_id = (number % MODULUS) as u32;
         let age = usize::try_from(self.next - number).unwrap_or(usize::MAX);
-        let payload = self.sent.len().checked_sub(age).and_then(|at| self.sent.get(at)).cloned();
+        let payload = self
+            .sent
+            .len()
+            .checked_sub(age)
+            .and_then(|at| self.sent.get(at))
+            .cloned();
         let retry = self.retry.unwrap_or_default();
-        let Some(message) = self.in_flight(number) else { return };
+        let Some(message) = self.in_flight(number) else {
+            return;
+        };
         let (true, Some(payload)) = (message.tries_left > 0, payload) else {
             let missing = std::mem::take(&mut message.missing);
             message.silent.extend(missing.iter().cloned());
@@ -241,19 +285,35 @@ impl Sender {
         message.due = now + retry.interval;
         for name in &message.missing {
             let to = Some(name.clone());
-            out.push(Output::Transmit { message_id, payload: payload.clone(), to });
+            out.push(Output::Transmit {
+                message_id,
+                payload: payload.clone(),
+                to,
+            });
         }
         let due = message.due;
         self.timers.push_back((due, number));
     }
 
     fn finish_if_done(&mut self, number: u64, out: &mut Vec<Output>) {
-        let Some(at) = self.position(number) else { return };
-        let Some(slot) = self.window.get_mut(at) else { return };
-        if !slot.as_ref().is_some_and(|message| message.missing.is_empty()) {
+        let Some(at) = self.position(number) else {
+            return;
+        };
+        let Some(slot) = self.window.get_mut(at) else {
+            return;
+        };
+        if !slot
+            .as_ref()
+            .is_some_and(|message| message.missing.is_empty())
+        {
             return;
         }
-        let Some(InFlight { silent, op, bytes, .. }) = slot.take() else { return };
+        let Some(InFlight {
+            silent, op, bytes, ..
+        }) = slot.take()
+        else {
+            return;
+        };
         let outcome = match silent.is_empty() {
             true => Outcome::Delivered,
             false => Outcome::Undelivered(silent),
@@ -293,7 +353,10 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 2 };
+    const RETRY: Retry = Retry {
+        interval: Duration::from_secs(1),
+        max_retries: 2,
+    };
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -340,7 +403,10 @@ mod tests {
         out.clear();
         sender.acked(2, &bob, &mut out);
         sender.acked(3, &bob, &mut out);
-        assert_eq!((outcomes(&out), credit(&out)), (vec![(2, true), (3, true)], 0));
+        assert_eq!(
+            (outcomes(&out), credit(&out)),
+            (vec![(2, true), (3, true)], 0)
+        );
         sender.acked(1, &bob, &mut out);
         assert_eq!(credit(&out), 3);
         assert!(!sender.is_busy());
@@ -361,7 +427,10 @@ mod tests {
         assert_eq!(sender.poll_timeout(), Some(start + Duration::from_secs(3)));
         sender.handle_timeout(start + Duration::from_secs(3), &mut out);
         let lost = Outcome::Undelivered(vec![bob.clone()]);
-        assert!(out.contains(&Output::Finished { op: Some(OpId(7)), outcome: lost }));
+        assert!(out.contains(&Output::Finished {
+            op: Some(OpId(7)),
+            outcome: lost
+        }));
         assert!(out.contains(&Output::Silent(bob.clone())));
         let kept = sender.requested(1, start + Duration::from_secs(4));
         assert!(kept.is_some(), "still there for being asked for");
@@ -410,17 +479,34 @@ mod tests {
         }
         assert!(sender.requested(1, now).is_none());
         assert!(sender.requested(2, now).is_some());
-        assert!(sender.requested(limits::SENDER_WINDOW as u32 + 2, now).is_none(), "not yet sent");
+        assert!(
+            sender
+                .requested(limits::SENDER_WINDOW as u32 + 2, now)
+                .is_none(),
+            "not yet sent"
+        );
     }
 
     #[test]
     fn whoever_goes_offline_is_named() {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        sender.publish(Payload::default(), Some(OpId(1)), &[bob.clone()], now, &mut out);
+        sender.publish(
+            Payload::default(),
+            Some(OpId(1)),
+            &[bob.clone()],
+            now,
+            &mut out,
+        );
         out.clear();
         sender.offline(&bob, &mut out);
         let outcome = Outcome::Undelivered(vec![bob]);
-        assert_eq!(out[0], Output::Finished { op: Some(OpId(1)), outcome });
+        assert_eq!(
+            out[0],
+            Output::Finished {
+                op: Some(OpId(1)),
+                outcome
+            }
+        );
     }
 }

@@ -1,0 +1,814 @@
+//! One app: its names, its identity, its sessions.
+//!
+//! Every message that leaves is given its header, token and signatures here; every control message
+//! that arrives is verified here before a session sees it (spec 03 section 3, spec 04 section 7).
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Instant;
+
+use super::{AppId, Fields, Session, SessionConfig, SessionKey};
+use super::{Context, Incoming, Item, Kind, OpId, Outgoing, Output as SessionOutput, Payload};
+use crate::clock::Now;
+use crate::entropy::Entropy;
+use crate::error::Error;
+use crate::identity::{
+    self, check_source, sign_control, verify_control, Binding, Provider, Verified, Verifier,
+};
+use crate::limits;
+use crate::name::{app_id, EncodedName, Name};
+use crate::router::ConnectionId;
+use crate::wire::{
+    CommandPayloadType, Empty, Message, MessageType, Publish, SessionHeader, SessionMessageType,
+    SessionType, SlimHeader,
+};
+
+/// What an app wants of its node.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Route this. `via`: over this connection if it is there.
+    Send {
+        message: Box<Message>,
+        about: About,
+        via: Option<ConnectionId>,
+    },
+    /// A call is answered.
+    Done(OpId, Result<(), Error>),
+    /// Somebody opened a session to this app.
+    NewSession(SessionKey, Fields),
+    /// For the application.
+    Item(SessionKey, Item),
+    /// There is room for more publishes.
+    Credit {
+        session: SessionKey,
+        messages: usize,
+        bytes: usize,
+    },
+    /// The session is over; its handle may still give out what has arrived.
+    Ended(SessionKey, String),
+}
+
+/// Which session a message belongs to, should it find nobody.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    pub(crate) session: Option<SessionKey>,
+    pub(crate) outgoing: Option<Outgoing>,
+    /// A best-effort publish of so many payload bytes.
+    pub(crate) credit: Option<usize>,
+}
+
+/// One app.
+pub(crate) struct App {
+    id: AppId,
+    name: Name,
+    version: String,
+    provider: Box<dyn Provider>,
+    verifier: Box<dyn Verifier>,
+    binding: Binding,
+    /// Names that the app answers to, besides its own.
+    aliases: BTreeSet<[u64; 3]>,
+    sessions: HashMap<u32, Entry>,
+    by_number: HashMap<u64, u32>,
+    next_number: u64,
+    timers: BTreeSet<(Instant, u32)>,
+    answered: VecDeque<Answered>,
+    ended: VecDeque<EndedSession>,
+    outputs: VecDeque<Output>,
+}
+
+struct Entry {
+    session: Session,
+    key: SessionKey,
+    armed: Option<Instant>,
+    seen: Seen,
+}
+
+/// A discovery request that was answered.
+struct Answered {
+    source: EncodedName,
+    session_id: u32,
+    message_id: u32,
+    first: Instant,
+    last: Instant,
+    /// The invitation has come: the answer must not be repeated (DESIGN decision 11).
+    joined: bool,
+}
+
+/// A session that is over, and its last answer, should that have been lost.
+struct EndedSession {
+    session_id: u32,
+    session_type: SessionType,
+    me: Name,
+    reply: Outgoing,
+    asked_by: SessionMessageType,
+    until: Instant,
+}
+
+impl App {
+    /// An app called `name`; its id is derived from its identity.
+    pub(crate) fn new(
+        id: AppId,
+        name: &Name,
+        version: &str,
+        provider: Box<dyn Provider>,
+        verifier: Box<dyn Verifier>,
+        binding: Binding,
+    ) -> App {
+        App {
+            id,
+            name: name.with_id(app_id(provider.subject())),
+            version: version.to_owned(),
+            provider,
+            verifier,
+            binding,
+            aliases: BTreeSet::new(),
+            sessions: HashMap::new(),
+            by_number: HashMap::new(),
+            next_number: 0,
+            timers: BTreeSet::new(),
+            answered: VecDeque::new(),
+            ended: VecDeque::new(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The app's full name.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// A token for a subscription.
+    pub(crate) fn token(
+        &mut self,
+        now: Now,
+        entropy: &mut dyn Entropy,
+    ) -> Result<String, identity::Error> {
+        Ok(self.provider.token(now, entropy)?.to_string())
+    }
+
+    /// The app answers to another name from now on.
+    pub(crate) fn add_alias(&mut self, name: &Name) {
+        self.aliases.insert(name.components());
+    }
+
+    /// The app does not answer to a name any more.
+    pub(crate) fn remove_alias(&mut self, name: &Name) {
+        self.aliases.remove(&name.components());
+    }
+
+    /// Opens a session. `op` is answered when it is ready, or has failed.
+    pub(crate) fn open(
+        &mut self,
+        config: SessionConfig,
+        destination: &Name,
+        op: OpId,
+        cx: &mut Context<'_>,
+    ) -> Result<SessionKey, Error> {
+        config.check()?;
+        if config.kind == Kind::Group {
+            return Err(Error::Unsupported(
+                "groups are not supported yet".to_owned(),
+            ));
+        }
+        if *destination == self.name {
+            let text = format!("{destination} is this app itself: a session needs another one");
+            return Err(Error::InvalidArgument(text));
+        }
+        if self.sessions.len() >= limits::SESSIONS {
+            let text = format!("the app has {} sessions, its limit", limits::SESSIONS);
+            return Err(Error::Limit(text));
+        }
+        let id = loop {
+            let id = cx.entropy.next_u32();
+            // The last thousand numbers are reserved (spec 03 section 1).
+            if id <= u32::MAX - 1000 && !self.sessions.contains_key(&id) {
+                break id;
+            }
+        };
+        let me = self.name.clone();
+        let session = Session::open(id, config, me, destination.clone(), op, cx);
+        let key = self.insert(session);
+        self.settle(id);
+        Ok(key)
+    }
+
+    /// What is known about a session.
+    pub(crate) fn fields(&self, key: SessionKey) -> Option<Fields> {
+        Some(self.entry(key)?.session.fields())
+    }
+
+    /// Publishes a message.
+    pub(crate) fn publish(
+        &mut self,
+        key: SessionKey,
+        payload: Payload,
+        op: Option<OpId>,
+        cx: &mut Context<'_>,
+    ) {
+        match self.with(key, |session| session.publish(payload, op, cx)) {
+            Some(()) => {}
+            None => self.done_closed(op),
+        }
+    }
+
+    /// Closes a session.
+    pub(crate) fn close(&mut self, key: SessionKey, op: Option<OpId>, cx: &mut Context<'_>) {
+        if self.with(key, |session| session.close(op, cx)).is_none() {
+            self.done_closed(op);
+        }
+    }
+
+    /// Whether the application wants a session's events.
+    pub(crate) fn set_events(&mut self, key: SessionKey, events: bool) {
+        self.with(key, |session| session.set_events(events));
+    }
+
+    /// Ends all sessions at once, telling the peers but not waiting for them.
+    pub(crate) fn shut_down(&mut self, cx: &mut Context<'_>) {
+        let ids: Vec<u32> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(entry) = self.sessions.get_mut(&id) {
+                entry.session.close(None, cx);
+                entry.session.cut("the app is closed");
+            }
+            self.settle(id);
+        }
+    }
+
+    /// The best-effort publish of a session has left.
+    pub(crate) fn handle_taken(&mut self, key: SessionKey, bytes: usize) {
+        self.with(key, |session| session.handle_taken(bytes));
+    }
+
+    /// A message of ours found nobody.
+    pub(crate) fn handle_no_match(&mut self, about: &About, text: &str) {
+        let (Some(key), Some(outgoing)) = (about.session, about.outgoing.as_ref()) else {
+            return;
+        };
+        self.with(key, |session| session.handle_no_match(outgoing, text));
+    }
+
+    /// A connection was lost or is back.
+    pub(crate) fn handle_connection(&mut self, connection: ConnectionId, up: bool) {
+        let ids: Vec<u32> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(entry) = self.sessions.get_mut(&id) {
+                entry.session.handle_connection(connection, up);
+            }
+            self.settle(id);
+        }
+    }
+
+    /// When [`App::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > cx.now.mono {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(entry) = self.sessions.get_mut(&id) {
+                entry.armed = None;
+                entry.session.handle_timeout(cx);
+            }
+            self.settle(id);
+        }
+    }
+
+    /// The next thing that the app wants.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A Publish for this app arrived.
+    pub(crate) fn handle_message(
+        &mut self,
+        message: Message,
+        connection: ConnectionId,
+        cx: &mut Context<'_>,
+    ) {
+        let Some((header, incoming)) = read(&message, connection) else {
+            return log::debug!("a malformed session message was dropped");
+        };
+        let id = header.session_id;
+        if let Some(entry) = self.sessions.get(&id) {
+            let kind = if entry.session.kind() == Kind::PointToPoint {
+                SessionType::PointToPoint
+            } else {
+                SessionType::Multicast
+            };
+            if header.session_type != kind as i32 {
+                return log::debug!("session {id}: another type of session, dropped");
+            }
+            return self.handle_in_session(id, &message, incoming, cx);
+        }
+        match incoming.kind {
+            SessionMessageType::DiscoveryRequest => {
+                self.on_discovery(&message, header, &incoming, cx);
+            }
+            SessionMessageType::JoinRequest => self.on_invitation(&message, header, incoming, cx),
+            _ => self.on_unknown_session(id, &incoming, cx),
+        }
+    }
+
+    fn handle_in_session(
+        &mut self,
+        id: u32,
+        message: &Message,
+        incoming: Incoming,
+        cx: &mut Context<'_>,
+    ) {
+        let control = incoming.kind.is_control();
+        if control {
+            if let Err(error) = self.verify(message, cx.now) {
+                let (kind, source) = (incoming.kind, &incoming.source);
+                return log::warn!("session {id}: {kind:?} from {source} was dropped: {error}");
+            }
+        }
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if control {
+            let moderator = entry.session.moderator_name();
+            let foreign = for_moderator_only(incoming.kind) && incoming.source != *moderator;
+            let leaving = incoming.kind == SessionMessageType::LeaveRequest
+                && *moderator == *entry.session.me();
+            if foreign && !leaving && self.binding != Binding::Off {
+                return log::warn!(
+                    "session {id}: {:?} from {}, who is not the moderator, was dropped",
+                    incoming.kind,
+                    incoming.source
+                );
+            }
+            // What is answered may be asked again: the answer was lost. All else counts once.
+            let repeated = !entry.seen.insert(&incoming);
+            if repeated && !is_answered_again(incoming.kind) {
+                return log::debug!("session {id}: a repeated {:?}", incoming.kind);
+            }
+        }
+        entry.session.handle_message(incoming, cx);
+        self.settle(id);
+    }
+
+    /// Who is there? Answered without a session (spec 03 section 2).
+    fn on_discovery(
+        &mut self,
+        message: &Message,
+        header: SessionHeader,
+        incoming: &Incoming,
+        cx: &mut Context<'_>,
+    ) {
+        if !self.is_for_us(&incoming.destination)
+            || header.session_type != SessionType::PointToPoint as i32
+        {
+            return log::debug!("a discovery of {} was dropped", incoming.destination);
+        }
+        if let Err(error) = self.verify(message, cx.now) {
+            let source = &incoming.source;
+            return log::warn!("a discovery request of {source} was dropped: {error}");
+        }
+        if !self.may_answer(header, incoming, cx.now.mono) {
+            return log::debug!("a repeated discovery request was not answered again");
+        }
+        let reply = Outgoing::control(
+            SessionMessageType::DiscoveryReply,
+            &incoming.source,
+            incoming.message_id,
+            CommandPayloadType::DiscoveryReply(Empty {}),
+        );
+        let me = incoming.destination.with_id(self.name.id());
+        let session_type = SessionType::PointToPoint;
+        let sent = Envelope {
+            me,
+            session_id: header.session_id,
+            session_type,
+        };
+        self.send(&sent, reply, None, Some(incoming.connection), cx);
+    }
+
+    /// A published moderator does not survive a second answer while it waits for the join, so a
+    /// repetition is answered only if our first answer seems to be lost (DESIGN decision 11).
+    fn may_answer(&mut self, header: SessionHeader, incoming: &Incoming, now: Instant) -> bool {
+        self.answered
+            .retain(|a| a.first + limits::DISCOVERY_MEMO_TIME > now);
+        let (source, session_id) = (incoming.source.encoded(), header.session_id);
+        let message_id = incoming.message_id;
+        let known = self
+            .answered
+            .iter_mut()
+            .find(|a| (a.source, a.session_id, a.message_id) == (source, session_id, message_id));
+        if let Some(answered) = known {
+            let again = !answered.joined && answered.last + limits::DISCOVERY_REPEAT <= now;
+            if again {
+                answered.last = now;
+            }
+            return again;
+        }
+        if self.answered.len() == limits::DISCOVERY_MEMO {
+            self.answered.pop_front();
+        }
+        let (first, last, joined) = (now, now, false);
+        self.answered.push_back(Answered {
+            source,
+            session_id,
+            message_id,
+            first,
+            last,
+            joined,
+        });
+        true
+    }
+
+    fn on_invitation(
+        &mut self,
+        message: &Message,
+        header: SessionHeader,
+        incoming: Incoming,
+        cx: &mut Context<'_>,
+    ) {
+        let id = header.session_id;
+        let exact = incoming.destination.id() == self.name.id();
+        if !self.is_for_us(&incoming.destination) || !exact {
+            return log::debug!("an invitation of {} was dropped", incoming.destination);
+        }
+        if let Err(error) = self.verify(message, cx.now) {
+            return log::warn!("an invitation of {} was dropped: {error}", incoming.source);
+        }
+        if header.session_type != SessionType::PointToPoint as i32 {
+            let source = &incoming.source;
+            return log::warn!("an invitation of {source} to a group was dropped: not supported");
+        }
+        if self.sessions.len() >= limits::SESSIONS {
+            return log::warn!("an invitation was dropped: the app has too many sessions");
+        }
+        let source = incoming.source.encoded();
+        for answered in self.answered.iter_mut() {
+            answered.joined |= answered.source == source && answered.session_id == id;
+        }
+        match Session::invited(id, incoming.destination.clone(), &incoming, cx) {
+            Ok(session) => {
+                let key = self.insert(session);
+                log::debug!("session {id} ({key}): invited by {}", incoming.source);
+                if let Some(entry) = self.sessions.get_mut(&id) {
+                    entry.seen.insert(&incoming);
+                }
+                self.settle(id);
+            }
+            Err(why) => {
+                log::warn!("an invitation of {} was dropped: {why}", incoming.source);
+            }
+        }
+    }
+
+    /// The last answer of an ended session was lost.
+    fn on_unknown_session(&mut self, id: u32, incoming: &Incoming, cx: &mut Context<'_>) {
+        self.ended.retain(|ended| ended.until > cx.now.mono);
+        let found = self.ended.iter().find(|ended| {
+            ended.session_id == id
+                && ended.asked_by == incoming.kind
+                && ended.reply.message_id == incoming.message_id
+                && ended.reply.to == incoming.source
+        });
+        match found {
+            Some(ended) => {
+                let (me, session_type) = (ended.me.clone(), ended.session_type);
+                let (sent, reply) = (
+                    Envelope {
+                        me,
+                        session_id: id,
+                        session_type,
+                    },
+                    ended.reply.clone(),
+                );
+                self.send(&sent, reply, None, Some(incoming.connection), cx);
+            }
+            None => log::debug!("session {id} is not known: {:?} dropped", incoming.kind),
+        }
+    }
+
+    /// Whether a message to `name` is for this app.
+    fn is_for_us(&self, name: &Name) -> bool {
+        let components = name.components();
+        let ours = components == self.name.components() || self.aliases.contains(&components);
+        ours && (name.id().is_null() || name.id() == self.name.id())
+    }
+
+    /// Checks the token, both signatures and the binding of a control message.
+    fn verify(&mut self, message: &Message, now: Now) -> Result<Verified, identity::Error> {
+        let verified = verify_control(message, &mut *self.verifier, now)?;
+        let mut result = Ok(());
+        if !verified.payload_signed {
+            result = Err(identity::Error::PayloadNotSigned);
+        }
+        let source = check_source(message, &verified.claims);
+        match self.binding {
+            Binding::Off => {}
+            Binding::Warn => {
+                for error in [source.err(), result.err()].into_iter().flatten() {
+                    log::warn!("identity binding: {error}");
+                }
+            }
+            Binding::Default => {
+                source?;
+                if let Err(error) = result {
+                    log::warn!("identity binding: {error}");
+                }
+            }
+            Binding::Enforce => {
+                source?;
+                result?;
+            }
+        }
+        Ok(verified)
+    }
+
+    fn insert(&mut self, session: Session) -> SessionKey {
+        let key = SessionKey {
+            app: self.id,
+            number: self.next_number,
+        };
+        self.next_number += 1;
+        let id = session.id();
+        self.by_number.insert(key.number, id);
+        self.sessions.insert(
+            id,
+            Entry {
+                session,
+                key,
+                armed: None,
+                seen: Seen::default(),
+            },
+        );
+        key
+    }
+
+    fn entry(&self, key: SessionKey) -> Option<&Entry> {
+        self.sessions.get(self.by_number.get(&key.number)?)
+    }
+
+    /// Does something with a session, then carries out what it wants.
+    fn with<R>(&mut self, key: SessionKey, act: impl FnOnce(&mut Session) -> R) -> Option<R> {
+        let id = *self.by_number.get(&key.number)?;
+        let result = act(&mut self.sessions.get_mut(&id)?.session);
+        self.settle(id);
+        Some(result)
+    }
+
+    fn done_closed(&mut self, op: Option<OpId>) {
+        let error = Error::Closed("session already closed".to_owned());
+        self.outputs
+            .extend(op.map(|op| Output::Done(op, Err(error))));
+    }
+
+    /// Queues what a session wants, sets its timer anew, and forgets it if it is over.
+    ///
+    /// Messages are signed when they are taken out, in [`App::poll_send`].
+    fn settle(&mut self, id: u32) {
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        let key = entry.key;
+        let via = entry.session.via();
+        let mut last_reply = None;
+        for output in entry.session.take_outputs() {
+            self.outputs.push_back(match output {
+                SessionOutput::Send(outgoing) => {
+                    let sent = Envelope {
+                        me: entry.session.me().clone(),
+                        session_id: id,
+                        session_type: entry.session.kind().to_wire(),
+                    };
+                    let about = About {
+                        session: Some(key),
+                        credit: outgoing.credit,
+                        outgoing: Some(outgoing.clone()),
+                    };
+                    let message = Box::new(sent.message(outgoing, &self.version));
+                    Output::Send {
+                        message,
+                        about,
+                        via,
+                    }
+                }
+                SessionOutput::Item(item) => Output::Item(key, item),
+                SessionOutput::Done(op, result) => Output::Done(op, result),
+                SessionOutput::Accepted => Output::NewSession(key, entry.session.fields()),
+                SessionOutput::Credit { messages, bytes } => Output::Credit {
+                    session: key,
+                    messages,
+                    bytes,
+                },
+                SessionOutput::Ended { reason, reply } => {
+                    last_reply = reply;
+                    Output::Ended(key, reason)
+                }
+            });
+        }
+        if let Some(at) = entry.armed.take() {
+            self.timers.remove(&(at, id));
+        }
+        if !entry.session.has_ended() {
+            entry.armed = entry.session.poll_timeout();
+            self.timers.extend(entry.armed.map(|at| (at, id)));
+            return;
+        }
+        let Some(entry) = self.sessions.remove(&id) else {
+            return;
+        };
+        self.by_number.remove(&key.number);
+        if let Some(reply) = last_reply {
+            self.remember_end(&entry.session, reply);
+        }
+    }
+
+    fn remember_end(&mut self, session: &Session, reply: Outgoing) {
+        let asked_by = match reply.kind {
+            SessionMessageType::LeaveReply => SessionMessageType::LeaveRequest,
+            _ => SessionMessageType::GroupClose,
+        };
+        if self.ended.len() == limits::ENDED_SESSIONS {
+            self.ended.pop_front();
+        }
+        let (session_id, me) = (session.id(), session.me().clone());
+        let session_type = session.kind().to_wire();
+        // Counted from the session's next look at its members, at most ten seconds ahead.
+        let until = session.next_look() + limits::ENDED_SESSION_TIME;
+        let ended = EndedSession {
+            session_id,
+            session_type,
+            me,
+            reply,
+            asked_by,
+            until,
+        };
+        self.ended.push_back(ended);
+    }
+
+    fn send(
+        &mut self,
+        sent: &Envelope,
+        outgoing: Outgoing,
+        session: Option<SessionKey>,
+        via: Option<ConnectionId>,
+        _cx: &mut Context<'_>,
+    ) {
+        let about = About {
+            session,
+            outgoing: None,
+            credit: None,
+        };
+        let message = Box::new(sent.message(outgoing, &self.version));
+        self.outputs.push_back(Output::Send {
+            message,
+            about,
+            via,
+        });
+    }
+
+    /// Gives a message its token and, if it is a control message, its two signatures.
+    pub(crate) fn finish(
+        &mut self,
+        message: &mut Message,
+        cx: &mut Context<'_>,
+    ) -> Result<(), identity::Error> {
+        let token = self.provider.token(cx.now, cx.entropy)?;
+        let Some(MessageType::Publish(publish)) = &mut message.message_type else {
+            return Ok(());
+        };
+        if let Some(header) = &mut publish.header {
+            header.identity = token.to_string();
+        }
+        let kind = publish
+            .session
+            .map_or(SessionMessageType::Unspecified, |s| {
+                s.session_message_type()
+            });
+        if kind.is_control() {
+            sign_control(message, &*self.provider)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing is left of any session.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.timers.is_empty() && self.by_number.is_empty()
+    }
+}
+
+/// What all messages of a session have in common.
+struct Envelope {
+    me: Name,
+    session_id: u32,
+    session_type: SessionType,
+}
+
+impl Envelope {
+    fn message(&self, outgoing: Outgoing, version: &str) -> Message {
+        let header = SlimHeader {
+            source: Some(self.me.to_wire()),
+            destination: Some(outgoing.to.to_wire()),
+            fanout: outgoing.fanout,
+            version: version.to_owned(),
+            ttl: limits::TTL,
+            error: outgoing.error.then_some(true),
+            ..SlimHeader::default()
+        };
+        let session = SessionHeader {
+            session_type: self.session_type as i32,
+            session_message_type: outgoing.kind as i32,
+            session_id: self.session_id,
+            message_id: outgoing.message_id,
+        };
+        let publish = Publish {
+            header: Some(header),
+            session: Some(session),
+            msg: Some(outgoing.content),
+        };
+        Message {
+            message_type: Some(MessageType::Publish(publish)),
+            metadata: outgoing.metadata,
+        }
+    }
+}
+
+/// Takes a Publish apart. `None`: something is missing.
+fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, Incoming)> {
+    let Some(MessageType::Publish(publish)) = &message.message_type else {
+        return None;
+    };
+    let header = publish.header.as_ref()?;
+    let session = publish.session?;
+    let incoming = Incoming {
+        kind: SessionMessageType::try_from(session.session_message_type).ok()?,
+        source: Name::from_wire(header.source.as_ref()?)?,
+        destination: Name::from_wire(header.destination.as_ref()?)?,
+        message_id: session.message_id,
+        metadata: message.metadata.clone(),
+        content: publish
+            .msg
+            .as_ref()
+            .and_then(|content| content.content_type.clone()),
+        error: header.error.is_some(),
+        connection,
+    };
+    Some((session, incoming))
+}
+
+/// Messages that only the moderator may send (spec 03 section 3.4).
+fn for_moderator_only(kind: SessionMessageType) -> bool {
+    use SessionMessageType as T;
+    matches!(
+        kind,
+        T::JoinRequest
+            | T::GroupWelcome
+            | T::GroupUpdate
+            | T::LeaveRequest
+            | T::GroupClose
+            | T::LeaveReply
+            | T::RejoinReply
+    )
+}
+
+/// Messages whose answer is sent again when they come again.
+fn is_answered_again(kind: SessionMessageType) -> bool {
+    use SessionMessageType as T;
+    matches!(
+        kind,
+        T::JoinRequest | T::GroupWelcome | T::GroupUpdate | T::GroupClose | T::LeaveRequest
+    )
+}
+
+/// Control messages that a session has seen, by sender, kind and number (DESIGN decision 11).
+#[derive(Default)]
+struct Seen {
+    senders: VecDeque<(EncodedName, HashSet<(i32, u32)>, VecDeque<(i32, u32)>)>,
+}
+
+impl Seen {
+    /// `true`: it is new.
+    fn insert(&mut self, message: &Incoming) -> bool {
+        let source = message.source.encoded();
+        let known = (message.kind as i32, message.message_id);
+        let at = self.senders.iter().position(|(name, ..)| *name == source);
+        let mut sender = at
+            .and_then(|at| self.senders.remove(at))
+            .unwrap_or_else(|| (source, HashSet::new(), VecDeque::new()));
+        let new = sender.1.insert(known);
+        if new {
+            sender.2.push_back(known);
+        }
+        if sender.2.len() > limits::SEEN_CONTROL_MESSAGES {
+            if let Some(oldest) = sender.2.pop_front() {
+                sender.1.remove(&oldest);
+            }
+        }
+        if self.senders.len() == limits::SEEN_CONTROL_SENDERS {
+            self.senders.pop_front();
+        }
+        self.senders.push_back(sender);
+        new
+    }
+}

@@ -1,0 +1,286 @@
+//! Data of a session: what the sender and the receivers decide, put into messages (spec 03
+//! section 9).
+
+use std::collections::BTreeMap;
+
+use super::receiver::{self, Arrival, Receiver, Verdict};
+use super::sender::{self, Outcome};
+use super::{config, Context, Event, Incoming, Item, Kind, Outgoing, Output, Payload};
+use super::{ReceivedMessage, Session};
+use crate::error::Error;
+use crate::name::Name;
+use crate::wire::{ApplicationPayload, Content, ContentType, SessionMessageType};
+
+/// Marks a message to one member of a group.
+const PUBLISH_TO: &str = "PUBLISH_TO";
+
+impl Session {
+    pub(super) fn on_msg(&mut self, message: Incoming, cx: &mut Context<'_>) {
+        if self.roster.get(&message.source).is_none() || !self.may_receive() {
+            return log::debug!("session {}: data from a non-member was dropped", self.id);
+        }
+        let (source, message_id) = (message.source.clone(), message.message_id);
+        let Some(received) = self.received(message) else {
+            return;
+        };
+        if self.config.reliable.is_none() {
+            return self
+                .out
+                .push(Output::Item(Item::Message(Box::new(received))));
+        }
+        let arrival = Arrival::Message(Box::new(received));
+        self.arrive(&source, message_id, arrival, true, cx);
+    }
+
+    pub(super) fn on_rtx_reply(&mut self, message: Incoming, cx: &mut Context<'_>) {
+        if self.roster.get(&message.source).is_none() || self.config.reliable.is_none() {
+            return;
+        }
+        let (source, message_id) = (message.source.clone(), message.message_id);
+        if message.error {
+            return self.arrive(&source, message_id, Arrival::Lost, false, cx);
+        }
+        let Some(received) = self.received(message) else {
+            return;
+        };
+        // The published implementation does not acknowledge this. We do, so that a sender of ours
+        // knows that the message arrived; others ignore an ack that they do not wait for.
+        self.arrive(
+            &source,
+            message_id,
+            Arrival::Message(Box::new(received)),
+            true,
+            cx,
+        );
+    }
+
+    fn arrive(
+        &mut self,
+        source: &Name,
+        message_id: u32,
+        arrival: Arrival,
+        ack: bool,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(retry) = self.config.reliable else {
+            return;
+        };
+        let receiver = self
+            .receivers
+            .entry(source.encoded())
+            .or_insert_with(|| Receiver::new(retry));
+        let mut out = Vec::new();
+        let verdict = receiver.arrive(message_id, arrival, cx.now.mono, &mut out);
+        match verdict {
+            Verdict::Taken if ack => {
+                let empty = empty_payload(SessionMessageType::MsgAck, source, message_id);
+                self.out.push(Output::Send(empty));
+            }
+            Verdict::Taken => {}
+            Verdict::OutOfWindow => {
+                log::debug!(
+                    "session {}: number {message_id} is out of the window",
+                    self.id
+                );
+            }
+        }
+        self.handle_receiver(source, out);
+    }
+
+    pub(super) fn on_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        let mut out = Vec::new();
+        self.sender
+            .acked(message.message_id, &message.source, &mut out);
+        self.handle_sender(out);
+        self.go_on_closing(cx);
+    }
+
+    pub(super) fn on_rtx_request(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        if self.roster.get(&message.source).is_none() {
+            return;
+        }
+        let (to, id) = (&message.source, message.message_id);
+        let reply = match self.sender.requested(id, cx.now.mono) {
+            Some(payload) => data(SessionMessageType::RtxReply, to, id, &payload),
+            None => {
+                let mut reply = empty_payload(SessionMessageType::RtxReply, to, id);
+                reply.error = true;
+                reply
+            }
+        };
+        self.out.push(Output::Send(reply));
+    }
+
+    pub(super) fn data_timeout(&mut self, cx: &mut Context<'_>) {
+        let mut out = Vec::new();
+        self.sender.handle_timeout(cx.now.mono, &mut out);
+        self.handle_sender(out);
+        let due = |r: &Receiver| r.poll_timeout().is_some_and(|at| at <= cx.now.mono);
+        let sources: Vec<_> = self
+            .receivers
+            .iter()
+            .filter(|(_, r)| due(r))
+            .map(|(source, _)| *source)
+            .collect();
+        for source in sources {
+            let found = self
+                .roster
+                .names()
+                .find(|name| name.encoded() == source)
+                .cloned();
+            let (Some(name), Some(receiver)) = (found, self.receivers.get_mut(&source)) else {
+                self.receivers.remove(&source);
+                continue;
+            };
+            let mut out = Vec::new();
+            receiver.handle_timeout(cx.now.mono, &mut out);
+            self.handle_receiver(&name, out);
+        }
+    }
+
+    /// Somebody is there to send to.
+    pub(super) fn flush_kept(&mut self, cx: &Context<'_>) {
+        let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
+        let mut out = Vec::new();
+        self.sender.flush_kept(&receivers, cx.now.mono, &mut out);
+        self.handle_sender(out);
+    }
+
+    pub(super) fn handle_sender(&mut self, outputs: Vec<sender::Output>) {
+        for output in outputs {
+            match output {
+                sender::Output::Transmit {
+                    message_id,
+                    payload,
+                    to,
+                } => {
+                    let Some(to) = to.or_else(|| self.data_destination()) else {
+                        continue;
+                    };
+                    self.spoke = true;
+                    let mut message = data(SessionMessageType::Msg, &to, message_id, &payload);
+                    if self.config.reliable.is_none() {
+                        message.credit = Some(payload.len());
+                    }
+                    self.out.push(Output::Send(message));
+                }
+                sender::Output::Finished { op, outcome } => {
+                    let result = self.publish_result(outcome);
+                    self.done(op, result);
+                }
+                sender::Output::Credit { messages, bytes } => {
+                    self.out.push(Output::Credit { messages, bytes });
+                }
+                sender::Output::Silent(name) => self.went_offline(&name),
+            }
+        }
+    }
+
+    fn handle_receiver(&mut self, source: &Name, outputs: Vec<receiver::Output>) {
+        for output in outputs {
+            match output {
+                receiver::Output::Deliver(message) => {
+                    self.out.push(Output::Item(Item::Message(message)));
+                }
+                receiver::Output::Lost(message_id) => {
+                    self.lost += 1;
+                    self.event(Event::MessageLost {
+                        source: source.clone(),
+                        message_id,
+                    });
+                }
+                receiver::Output::Request(id) => {
+                    let request = empty_payload(SessionMessageType::RtxRequest, source, id);
+                    self.out.push(Output::Send(request));
+                }
+            }
+        }
+    }
+
+    /// Where data for everybody goes.
+    fn data_destination(&self) -> Option<Name> {
+        match self.config.kind {
+            Kind::PointToPoint => self.roster.names().next().cloned(),
+            Kind::Group => None,
+        }
+    }
+
+    fn publish_result(&self, outcome: Outcome) -> Result<(), Error> {
+        match outcome {
+            Outcome::Delivered => Ok(()),
+            Outcome::Undelivered(silent) if silent.is_empty() => {
+                let text = format!("nobody was there to take it: {}", self.destination);
+                Err(Error::Undelivered(text))
+            }
+            Outcome::Undelivered(silent) => {
+                let names: Vec<String> = silent.iter().map(Name::to_string).collect();
+                Err(Error::Undelivered(format!(
+                    "not acknowledged by {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
+    fn received(&self, message: Incoming) -> Option<ReceivedMessage> {
+        let Some(ContentType::AppPayload(ApplicationPayload { payload_type, blob })) =
+            message.content
+        else {
+            log::debug!("session {}: data without a payload was dropped", self.id);
+            return None;
+        };
+        let group = self.config.kind == Kind::Group;
+        let is_reply = group && message.metadata.contains_key(PUBLISH_TO);
+        Some(ReceivedMessage {
+            source: message.source,
+            destination: message.destination,
+            payload_type: if payload_type.is_empty() {
+                "msg".to_owned()
+            } else {
+                payload_type
+            },
+            metadata: config::visible(message.metadata),
+            payload: blob,
+            identity: String::new(),
+            connection: message.connection,
+            is_reply,
+            message_id: message.message_id,
+        })
+    }
+}
+
+/// A message with a payload.
+fn data(kind: SessionMessageType, to: &Name, message_id: u32, payload: &Payload) -> Outgoing {
+    let parts = &payload.0;
+    let (payload_type, blob) = (parts.payload_type.clone(), parts.blob.clone());
+    let content = ContentType::AppPayload(ApplicationPayload { payload_type, blob });
+    Outgoing {
+        kind,
+        to: to.clone(),
+        message_id,
+        fanout: 1,
+        metadata: parts.metadata.clone(),
+        content: Content {
+            content_type: Some(content),
+        },
+        error: false,
+        credit: None,
+    }
+}
+
+/// An ack or a request: a payload without anything in it.
+fn empty_payload(kind: SessionMessageType, to: &Name, message_id: u32) -> Outgoing {
+    let content = ContentType::AppPayload(ApplicationPayload::default());
+    Outgoing {
+        kind,
+        to: to.clone(),
+        message_id,
+        fanout: 1,
+        metadata: BTreeMap::new(),
+        content: Content {
+            content_type: Some(content),
+        },
+        error: false,
+        credit: None,
+    }
+}

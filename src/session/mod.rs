@@ -1,0 +1,695 @@
+//! Sessions (spec 03): who takes part, how they join and leave, and how data gets through.
+//!
+//! [`app`] owns the sessions of one app, proves who it is and checks who others are. A [`Session`]
+//! is one conversation: a role ([`moderator`] or [`participant`]), a roster, control requests that
+//! wait for answers, and the two halves of the data ([`sender`], [`receiver`]). Point-to-point
+//! sessions and groups are the same machine; groups and MLS add to it.
+//!
+//! Nothing here knows of links or threads: messages, calls and time come in, outputs go out.
+
+pub(crate) mod app;
+mod config;
+mod data;
+mod liveness;
+mod moderator;
+mod participant;
+mod receiver;
+mod request;
+mod roster;
+mod sender;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) use config::check_metadata;
+pub use config::{Kind, Retry, SessionConfig};
+
+use crate::clock::Now;
+use crate::entropy::Entropy;
+use crate::error::Error;
+use crate::limits;
+use crate::name::{EncodedName, Name};
+use crate::router::ConnectionId;
+use crate::wire::{
+    CommandPayload, CommandPayloadType, Content, ContentType, Empty, SessionMessageType,
+};
+use moderator::Moderator;
+use participant::Participant;
+use prost::bytes::Bytes;
+use receiver::Receiver;
+use request::{Due, Requests};
+use roster::Roster;
+use sender::Sender;
+
+/// Number of an app in its node. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppId(pub u64);
+
+/// A session of a local app. Never reused, other than the number that the session has on the
+/// wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionKey {
+    /// Whose.
+    pub app: AppId,
+    /// Which.
+    pub number: u64,
+}
+
+/// Number of a call that is answered later. Chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u64);
+
+/// What an application publishes. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload(Arc<PayloadParts>);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PayloadParts {
+    payload_type: String,
+    metadata: BTreeMap<String, String>,
+    blob: Bytes,
+}
+
+impl Payload {
+    /// A payload, what it is ("" reads as "msg"), and the pairs that travel with it.
+    pub fn new(
+        blob: impl Into<Bytes>,
+        payload_type: &str,
+        metadata: BTreeMap<String, String>,
+    ) -> Payload {
+        let payload_type = if payload_type.is_empty() {
+            "msg"
+        } else {
+            payload_type
+        };
+        let payload_type = payload_type.to_owned();
+        Payload(Arc::new(PayloadParts {
+            payload_type,
+            metadata,
+            blob: blob.into(),
+        }))
+    }
+
+    /// Length of the bytes.
+    pub fn len(&self) -> usize {
+        self.0.blob.len()
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.blob.is_empty()
+    }
+}
+
+/// A message for the application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedMessage {
+    /// Full name of the sender.
+    pub source: Name,
+    /// The name that it was sent to.
+    pub destination: Name,
+    /// What the sender says that the payload is.
+    pub payload_type: String,
+    /// Pairs that travelled with it, without the protocol's own.
+    pub metadata: BTreeMap<String, String>,
+    /// The payload.
+    pub payload: Bytes,
+    /// The sender's subject as its token proved it; empty where nothing was proved.
+    pub identity: String,
+    /// The connection that it came over.
+    pub connection: ConnectionId,
+    /// Sent to this member of a group alone.
+    pub is_reply: bool,
+    /// The sender's number for it.
+    pub message_id: u32,
+}
+
+#[cfg(test)]
+impl ReceivedMessage {
+    fn numbered(message_id: u32) -> ReceivedMessage {
+        ReceivedMessage {
+            source: Name::parse("o/n/s").unwrap(),
+            destination: Name::parse("o/n/d").unwrap(),
+            payload_type: "msg".to_owned(),
+            metadata: BTreeMap::new(),
+            payload: Bytes::new(),
+            identity: String::new(),
+            connection: ConnectionId(0),
+            is_reply: false,
+            message_id,
+        }
+    }
+}
+
+/// Something that happened to a session, besides messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A member does not answer any more.
+    PeerOffline(Name),
+    /// It is back.
+    PeerOnline(Name),
+    /// A member left.
+    PeerLeft(Name),
+    /// The connection that the session uses is gone; it is being made again.
+    ConnectionLost(ConnectionId),
+    /// It is back.
+    ConnectionBack(ConnectionId),
+    /// A message of this member cannot be had any more.
+    MessageLost {
+        /// The sender.
+        source: Name,
+        /// Its number for the message.
+        message_id: u32,
+    },
+    /// The session is over; for a reason in words.
+    Closed(String),
+}
+
+/// What comes out of a session for its application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A message.
+    Message(Box<ReceivedMessage>),
+    /// Something else.
+    Event(Event),
+}
+
+/// What is known about a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fields {
+    /// Its number on the wire.
+    pub id: u32,
+    /// With whom.
+    pub kind: Kind,
+    /// Acknowledged delivery, and its timers.
+    pub reliable: Option<Retry>,
+    /// This side opened it.
+    pub initiator: bool,
+    /// This side's full name.
+    pub source: Name,
+    /// The peer's name, as given by whoever opened the session, or its full name.
+    pub destination: Name,
+    /// The pairs that it was opened with.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What a session wants of its app.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Sign and send this.
+    Send(Outgoing),
+    /// For the application.
+    Item(Item),
+    /// A call is answered.
+    Done(OpId, Result<(), Error>),
+    /// An invited session may be given to the application.
+    Accepted,
+    /// There is room for more publishes.
+    Credit { messages: usize, bytes: usize },
+    /// The session is over and can be forgotten; the last reply, should it be asked for again.
+    Ended {
+        reason: String,
+        reply: Option<Outgoing>,
+    },
+}
+
+/// A session message before it is signed.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) kind: SessionMessageType,
+    pub(crate) to: Name,
+    pub(crate) message_id: u32,
+    pub(crate) fanout: u32,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) content: Content,
+    /// Marks an RTX_REPLY without a message.
+    pub(crate) error: bool,
+    /// A best-effort publish: payload bytes to give back when it has left.
+    pub(crate) credit: Option<usize>,
+}
+
+impl Outgoing {
+    /// A control message.
+    pub(crate) fn control(
+        kind: SessionMessageType,
+        to: &Name,
+        message_id: u32,
+        payload: CommandPayloadType,
+    ) -> Outgoing {
+        let command = CommandPayload {
+            command_payload_type: Some(payload),
+        };
+        let content = Content {
+            content_type: Some(ContentType::CommandPayload(command)),
+        };
+        Outgoing {
+            kind,
+            to: to.clone(),
+            message_id,
+            fanout: 1,
+            metadata: BTreeMap::new(),
+            content,
+            error: false,
+            credit: None,
+        }
+    }
+
+    /// The GROUP_ACK of a message.
+    fn group_ack(of: &Incoming) -> Outgoing {
+        let ack = CommandPayloadType::GroupAck(Empty {});
+        Outgoing::control(SessionMessageType::GroupAck, &of.source, of.message_id, ack)
+    }
+}
+
+/// A session message that arrived, checked.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) kind: SessionMessageType,
+    pub(crate) source: Name,
+    pub(crate) destination: Name,
+    pub(crate) message_id: u32,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) content: Option<ContentType>,
+    pub(crate) error: bool,
+    pub(crate) connection: ConnectionId,
+}
+
+impl Incoming {
+    fn command(&self) -> Option<&CommandPayloadType> {
+        match self.content.as_ref()? {
+            ContentType::CommandPayload(command) => command.command_payload_type.as_ref(),
+            ContentType::AppPayload(_) => None,
+        }
+    }
+}
+
+/// Time and randomness for one call.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Now,
+    pub(crate) entropy: &'a mut dyn Entropy,
+}
+
+impl Context<'_> {
+    /// A number for a control message: random, and never 0 (spec 03 pitfall 19).
+    fn message_id(&mut self) -> u32 {
+        loop {
+            match self.entropy.next_u32() {
+                0 => continue,
+                id => return id,
+            }
+        }
+    }
+}
+
+/// This side's part in a session.
+#[derive(Debug)]
+enum Role {
+    Moderator(Moderator),
+    Participant(Participant),
+}
+
+/// How far a session has come.
+#[derive(Debug)]
+enum Phase {
+    Open,
+    /// No new publishes; what is unacknowledged is waited for.
+    Draining {
+        ops: Vec<OpId>,
+        until: Instant,
+    },
+    /// The peers have been told.
+    Closing {
+        ops: Vec<OpId>,
+        until: Instant,
+        message_id: u32,
+    },
+    Ended,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub(crate) struct Session {
+    id: u32,
+    config: SessionConfig,
+    me: Name,
+    /// As given by whoever opened the session; for the invited side the moderator.
+    destination: Name,
+    role: Role,
+    phase: Phase,
+    roster: Roster,
+    requests: Requests,
+    sender: Sender,
+    receivers: BTreeMap<EncodedName, Receiver>,
+    /// Next look at who was silent.
+    look: Instant,
+    /// Something was sent to everybody since the last look.
+    spoke: bool,
+    /// Whether the application wants events.
+    events: bool,
+    lost: u64,
+    via: Option<ConnectionId>,
+    out: Vec<Output>,
+}
+
+impl Session {
+    fn new(
+        id: u32,
+        config: SessionConfig,
+        me: Name,
+        destination: Name,
+        role: Role,
+        now: Now,
+    ) -> Session {
+        Session {
+            id,
+            me,
+            destination,
+            role,
+            phase: Phase::Open,
+            roster: Roster::default(),
+            requests: Requests::default(),
+            sender: Sender::new(config.reliable),
+            receivers: BTreeMap::new(),
+            look: now.mono + limits::HEARTBEAT,
+            spoke: false,
+            events: false,
+            lost: 0,
+            via: None,
+            out: Vec::new(),
+            config,
+        }
+    }
+
+    /// What is known about it.
+    pub(crate) fn fields(&self) -> Fields {
+        Fields {
+            id: self.id,
+            kind: self.config.kind,
+            reliable: self.config.reliable,
+            initiator: matches!(self.role, Role::Moderator(_)),
+            source: self.me.clone(),
+            destination: self.destination.clone(),
+            metadata: self.config.metadata.clone(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.config.kind
+    }
+
+    pub(crate) fn me(&self) -> &Name {
+        &self.me
+    }
+
+    /// The connection that the peer was last heard over.
+    pub(crate) fn via(&self) -> Option<ConnectionId> {
+        self.via
+    }
+
+    /// When the members are looked at next.
+    pub(crate) fn next_look(&self) -> Instant {
+        self.look
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// Whether the application wants events.
+    pub(crate) fn set_events(&mut self, events: bool) {
+        self.events = events;
+    }
+
+    /// Hands out what the session wants.
+    pub(crate) fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Who may send the moderator's messages.
+    pub(crate) fn moderator_name(&self) -> &Name {
+        match &self.role {
+            Role::Moderator(_) => &self.me,
+            Role::Participant(participant) => participant.moderator(),
+        }
+    }
+
+    /// A message of this session arrived. Control messages have been verified.
+    pub(crate) fn handle_message(&mut self, message: Incoming, cx: &mut Context<'_>) {
+        use SessionMessageType as T;
+        if self.has_ended() {
+            return;
+        }
+        if self.roster.get(&message.source).is_some() {
+            self.via = Some(message.connection);
+            self.heard(&message.source, cx);
+        }
+        match message.kind {
+            T::Msg => self.on_msg(message, cx),
+            T::MsgAck => self.on_ack(&message, cx),
+            T::RtxRequest => self.on_rtx_request(&message, cx),
+            T::RtxReply => self.on_rtx_reply(message, cx),
+            T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),
+            T::JoinRequest => self.on_join_request(&message),
+            T::GroupWelcome => self.on_welcome(&message, cx),
+            T::GroupAck => self.on_group_ack(&message, cx),
+            T::LeaveRequest => self.on_leave_request(&message),
+            T::LeaveReply => self.on_leave_reply(&message),
+            T::GroupClose => self.on_group_close(&message),
+            T::Heartbeat => {}
+            T::GroupUpdate
+            | T::GroupNack
+            | T::GroupProposal
+            | T::UpdateParticipantState
+            | T::RejoinRequest
+            | T::RejoinReply
+            | T::DiscoveryRequest
+            | T::Unspecified => {
+                log::debug!("session {}: {:?} means nothing here", self.id, message.kind);
+            }
+        }
+    }
+
+    /// Publishes a message. With `op` the outcome is reported.
+    pub(crate) fn publish(&mut self, payload: Payload, op: Option<OpId>, cx: &mut Context<'_>) {
+        if !matches!(self.phase, Phase::Open) {
+            let (messages, bytes) = (1, payload.len());
+            self.out.push(Output::Credit { messages, bytes });
+            return self.done(op, Err(Error::closed("session")));
+        }
+        let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
+        let mut out = Vec::new();
+        self.sender
+            .publish(payload, op, &receivers, cx.now.mono, &mut out);
+        self.handle_sender(out);
+    }
+
+    /// Ends the session from this side: what is unacknowledged is waited for, then the peers are
+    /// told.
+    pub(crate) fn close(&mut self, op: Option<OpId>, cx: &mut Context<'_>) {
+        match &mut self.phase {
+            Phase::Open => {
+                let until = cx.now.mono + limits::CLOSE_GRACE;
+                self.phase = Phase::Draining {
+                    ops: op.into_iter().collect(),
+                    until,
+                };
+                self.abort_tasks();
+                self.go_on_closing(cx);
+            }
+            Phase::Draining { ops, .. } | Phase::Closing { ops, .. } => ops.extend(op),
+            Phase::Ended => self.done(op, Err(Error::closed("session"))),
+        }
+    }
+
+    /// When [`Session::handle_timeout`] wants to be called.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let closing = match &self.phase {
+            Phase::Open => None,
+            Phase::Draining { until, .. } | Phase::Closing { until, .. } => Some(*until),
+            Phase::Ended => return None,
+        };
+        let role = match &self.role {
+            Role::Moderator(_) => None,
+            Role::Participant(participant) => participant.joining_until(),
+        };
+        let receivers = self.receivers.values().filter_map(Receiver::poll_timeout);
+        let timers = [
+            self.requests.poll_timeout(),
+            self.sender.poll_timeout(),
+            closing,
+            role,
+        ];
+        timers
+            .into_iter()
+            .flatten()
+            .chain(receivers)
+            .chain([self.look])
+            .min()
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
+        while let Some(due) = self.requests.next_due(cx.now.mono) {
+            match due {
+                Due::Again(message) => self.out.push(Output::Send(message)),
+                Due::GivenUp { message_id, silent } => {
+                    self.on_request_given_up(message_id, silent.into_iter().collect());
+                }
+            }
+        }
+        self.data_timeout(cx);
+        if self.look <= cx.now.mono {
+            self.look_around(cx);
+        }
+        let cut = match &self.phase {
+            Phase::Draining { until, .. } | Phase::Closing { until, .. } => *until <= cx.now.mono,
+            Phase::Open | Phase::Ended => false,
+        };
+        if cut {
+            self.end("the session took too long to close", None);
+        } else {
+            self.participant_timeout(cx);
+            self.go_on_closing(cx);
+        }
+    }
+
+    /// A message of ours could not be routed to anybody: nobody is known under the name, now.
+    pub(crate) fn handle_no_match(&mut self, message: &Outgoing, text: &str) {
+        if let Some(credit) = message.credit {
+            self.lost += 1;
+            self.out.push(Output::Credit {
+                messages: 1,
+                bytes: credit,
+            });
+        }
+        self.moderator_no_match(message, text);
+    }
+
+    /// The best-effort publish of so many payload bytes has left.
+    pub(crate) fn handle_taken(&mut self, bytes: usize) {
+        self.out.push(Output::Credit { messages: 1, bytes });
+    }
+
+    /// Says that a connection was lost or is back, if it is the one that the session uses.
+    pub(crate) fn handle_connection(&mut self, connection: ConnectionId, up: bool) {
+        if self.via == Some(connection) {
+            let event = match up {
+                true => Event::ConnectionBack(connection),
+                false => Event::ConnectionLost(connection),
+            };
+            self.event(event);
+        }
+    }
+
+    /// Cuts the session without telling anybody.
+    pub(crate) fn cut(&mut self, reason: &str) {
+        self.end(reason, None);
+    }
+
+    fn event(&mut self, event: Event) {
+        log::debug!("session {}: {event:?}", self.id);
+        if self.events {
+            self.out.push(Output::Item(Item::Event(event)));
+        }
+    }
+
+    fn done(&mut self, op: Option<OpId>, result: Result<(), Error>) {
+        self.out.extend(op.map(|op| Output::Done(op, result)));
+    }
+
+    /// Sends a control message that somebody has to answer.
+    fn request(
+        &mut self,
+        message: Outgoing,
+        answers: impl IntoIterator<Item = Name>,
+        cx: &Context<'_>,
+    ) {
+        self.out.push(Output::Send(message.clone()));
+        self.requests
+            .open(message, answers, self.config.control_retry(), cx.now.mono);
+    }
+
+    /// Draining is over once every publish is finished; then the peers are told.
+    fn go_on_closing(&mut self, cx: &mut Context<'_>) {
+        let Phase::Draining { ops, until } = &mut self.phase else {
+            return;
+        };
+        if self.sender.is_busy() {
+            return;
+        }
+        let (ops, until) = (std::mem::take(ops), *until);
+        match self.say_goodbye(cx) {
+            Some(message_id) => {
+                self.phase = Phase::Closing {
+                    ops,
+                    until,
+                    message_id,
+                }
+            }
+            None => {
+                self.phase = Phase::Draining { ops, until };
+                self.end("closed by this side", None);
+            }
+        }
+    }
+
+    /// Everybody knows, or nobody answers: the end.
+    fn on_goodbye_answered(&mut self, message_id: u32, silent: &[Name]) -> bool {
+        let Phase::Closing {
+            ops,
+            message_id: ours,
+            ..
+        } = &mut self.phase
+        else {
+            return false;
+        };
+        if *ours != message_id {
+            return false;
+        }
+        if let [name, ..] = silent {
+            let ops = std::mem::take(ops);
+            for op in ops {
+                let text = format!("the session is closed, but {name} did not confirm it");
+                self.done(Some(op), Err(Error::Undelivered(text)));
+            }
+        }
+        self.end("closed by this side", None);
+        true
+    }
+
+    /// The end: every open call is answered. Those that closed the session succeed.
+    fn end(&mut self, reason: &str, reply: Option<Outgoing>) {
+        let closers = match std::mem::replace(&mut self.phase, Phase::Ended) {
+            Phase::Open => Vec::new(),
+            Phase::Draining { ops, .. } | Phase::Closing { ops, .. } => ops,
+            Phase::Ended => return,
+        };
+        self.abort_tasks();
+        for op in self.sender.abandon() {
+            self.done(
+                Some(op),
+                Err(Error::Closed(format!("session closed: {reason}"))),
+            );
+        }
+        for op in closers {
+            self.done(Some(op), Ok(()));
+        }
+        self.event(Event::Closed(reason.to_owned()));
+        self.out.push(Output::Ended {
+            reason: reason.to_owned(),
+            reply,
+        });
+    }
+}
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.app.0, self.number)
+    }
+}
