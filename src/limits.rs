@@ -82,3 +82,5 @@ pub const METADATA_TEXT: usize = 64 * 1024;
 pub const NAME_LEN: usize = 4096;
 /// Tokens of others that a verifier remembers to be good.
 pub const VERIFIED_TOKENS: usize = 1024;
+/// Streams after the first that a connection may open (each is refused) before it is closed.
+pub const REFUSED_STREAMS: usize = 100;

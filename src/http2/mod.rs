@@ -54,12 +54,17 @@ pub enum Error {
     Protocol(String),
     /// The peer's header block is over the limit, in bytes as RFC 9113 counts them.
     HeaderList(usize),
+    /// The peer keeps opening streams that are refused.
+    RefusedStreams,
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Protocol(text) => f.write_str(text),
+            Error::RefusedStreams => {
+                write!(f, "more than {} streams had to be refused", limits::REFUSED_STREAMS)
+            }
             Error::HeaderList(len) => {
                 write!(
                     f,
@@ -78,6 +83,7 @@ pub struct Connection {
     session: *mut ng::nghttp2_session,
     /// Boxed: nghttp2 holds a pointer to it.
     state: Box<State>,
+    refused: usize,
 }
 
 // SAFETY: a session has no ties to the thread that made it, and is only used through `&mut self`.
@@ -140,7 +146,7 @@ impl Connection {
     fn new(client: bool) -> Connection {
         let mut state = Box::<State>::default();
         let session = callbacks::new_session(client, &mut state);
-        Connection { session, state }
+        Connection { session, state, refused: 0 }
     }
 
     fn settings(&mut self, entries: &[(ng::nghttp2_settings_id, u32)]) {
@@ -176,9 +182,14 @@ impl Connection {
         // SAFETY: the session is alive. Errors mean that the stream is gone: nothing to give back.
         unsafe {
             ng::nghttp2_session_consume_connection(self.session, found.data_len);
+            self.refused += found.refused.len();
             for stream in found.refused {
                 ng::nghttp2_submit_rst_stream(self.session, 0, stream, REFUSED_STREAM);
             }
+        }
+        if self.refused > limits::REFUSED_STREAMS {
+            self.goaway(ENHANCE_YOUR_CALM);
+            return Err(Error::RefusedStreams);
         }
         if let Some(len) = found.oversized {
             self.goaway(ENHANCE_YOUR_CALM);
