@@ -73,10 +73,7 @@ impl fmt::Display for Error {
         match self {
             Error::InvalidName(cause) => cause.fmt(f),
             Error::TooLarge { what, len, limit } => {
-                write!(
-                    f,
-                    "{what} of {len} bytes is over the limit of {limit} bytes"
-                )
+                write!(f, "{what} of {len} bytes is over the limit of {limit} bytes")
             }
             Error::Timeout(what) => write!(f, "timed out {what}"),
             Error::Forked => f.write_str("the handle was made before fork()"),

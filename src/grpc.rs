@@ -22,11 +22,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Compressed(flag) => write!(f, "a compressed message (flag {flag})"),
-            Error::TooLong(len) => write!(
-                f,
-                "a message of {len} bytes, {} allowed",
-                limits::MAX_RECEIVED_MESSAGE
-            ),
+            Error::TooLong(len) => {
+                write!(f, "a message of {len} bytes, {} allowed", limits::MAX_RECEIVED_MESSAGE)
+            }
         }
     }
 }
@@ -147,14 +145,10 @@ pub fn response_head() -> [(&'static str, &'static str); 2] {
 
 /// Whether a request asks for a link. Only the path matters; `Err` is the whole answer to give.
 pub fn check_request(head: &[(String, String)]) -> Result<(), Vec<(String, String)>> {
-    let field = |name: &str| {
-        head.iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| value.as_str())
-    };
-    let mut answer: Vec<(String, String)> = response_head()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    let field =
+        |name: &str| head.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let mut answer: Vec<(String, String)> =
+        response_head().map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     if field(":path") != Some(PATH) {
         answer.extend(status_trailers(12, ""));
         return Err(answer);
@@ -253,10 +247,7 @@ mod tests {
     #[test]
     fn limits_and_flags() {
         let longest = vec![7; limits::MAX_RECEIVED_MESSAGE];
-        assert_eq!(
-            messages(&mut Decoder::new(), &stream(&[&longest])).unwrap(),
-            [longest]
-        );
+        assert_eq!(messages(&mut Decoder::new(), &stream(&[&longest])).unwrap(), [longest]);
         let len = limits::MAX_RECEIVED_MESSAGE as u32 + 1;
         let [a, b, c, d] = len.to_be_bytes();
         let error = messages(&mut Decoder::new(), &[0, a, b, c, d]).unwrap_err();

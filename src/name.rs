@@ -37,9 +37,7 @@ impl NameId {
         if text == "NULL_COMPONENT" {
             return Ok(NameId::NULL);
         }
-        parse_uuid(text)
-            .map(NameId)
-            .ok_or_else(|| NameError::Id(text.to_owned()))
+        parse_uuid(text).map(NameId).ok_or_else(|| NameError::Id(text.to_owned()))
     }
 
     /// The id as a lower-case hyphenated UUID, also for [`NameId::NULL`].
@@ -51,10 +49,7 @@ impl NameId {
 
     /// As the protobuf message.
     pub fn to_wire(self) -> wire::NameId {
-        wire::NameId {
-            id_0: (self.0 >> 64) as u64,
-            id_1: self.0 as u64,
-        }
+        wire::NameId { id_0: (self.0 >> 64) as u64, id_1: self.0 as u64 }
     }
 
     /// From the protobuf message.
@@ -93,10 +88,7 @@ impl EncodedName {
     pub fn from_wire(name: &wire::EncodedName) -> EncodedName {
         EncodedName {
             components: [name.component_0, name.component_1, name.component_2],
-            id: name
-                .name_id
-                .as_ref()
-                .map_or(NameId::NULL, NameId::from_wire),
+            id: name.name_id.as_ref().map_or(NameId::NULL, NameId::from_wire),
         }
     }
 }
@@ -129,10 +121,7 @@ impl Name {
     pub fn new(strings: [&str; 3], id: NameId) -> Name {
         let components = strings.map(component_hash);
         let strings = Arc::new(strings.map(str::to_owned));
-        Name {
-            encoded: EncodedName { components, id },
-            strings,
-        }
+        Name { encoded: EncodedName { components, id }, strings }
     }
 
     /// Reads `org/namespace/service` or `org/namespace/service/ID`. White space around the whole
@@ -153,10 +142,7 @@ impl Name {
     /// The same three strings with another id.
     pub fn with_id(&self, id: NameId) -> Name {
         let encoded = EncodedName { id, ..self.encoded };
-        Name {
-            encoded,
-            strings: Arc::clone(&self.strings),
-        }
+        Name { encoded, strings: Arc::clone(&self.strings) }
     }
 
     /// What nodes route on.
@@ -208,16 +194,9 @@ impl Name {
     pub fn from_wire(name: &wire::Name) -> Option<Name> {
         let encoded = EncodedName::from_wire(name.name.as_ref()?);
         let strings = name.str_name.as_ref().map_or_else(Default::default, |s| {
-            [
-                s.str_component_0.clone(),
-                s.str_component_1.clone(),
-                s.str_component_2.clone(),
-            ]
+            [s.str_component_0.clone(), s.str_component_1.clone(), s.str_component_2.clone()]
         });
-        Some(Name {
-            encoded,
-            strings: Arc::new(strings),
-        })
+        Some(Name { encoded, strings: Arc::new(strings) })
     }
 }
 
@@ -312,10 +291,7 @@ pub fn app_id(subject: &str) -> NameId {
 pub fn channel_ids(subject: &str, channel: &Name) -> (NameId, NameId) {
     let base = format!("{subject}/{}", channel.service());
     let id = |salt, suffix| {
-        fold_channel_id(XxHash3_128::oneshot_with_seed(
-            salt,
-            format!("{base}/{suffix}").as_bytes(),
-        ))
+        fold_channel_id(XxHash3_128::oneshot_with_seed(salt, format!("{base}/{suffix}").as_bytes()))
     };
     let mut salt = 0;
     loop {
@@ -347,10 +323,7 @@ fn fold_channel_id(hash: u128) -> NameId {
 fn parse_uuid(text: &str) -> Option<u128> {
     let text = text
         .strip_prefix("urn:uuid:")
-        .or_else(|| {
-            text.strip_prefix('{')
-                .and_then(|rest| rest.strip_suffix('}'))
-        })
+        .or_else(|| text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')))
         .unwrap_or(text);
     let hyphens: &[usize] = match text.len() {
         32 => &[],
@@ -377,10 +350,7 @@ mod tests {
     #[test]
     fn name_with_id_reads_back() {
         let name = Name::new(["org", "ns", "alice"], app_id("alice"));
-        assert_eq!(
-            name.to_string(),
-            "org/ns/alice/48bb949a-3dd2-6afa-c9a1-342ad0e35dd2"
-        );
+        assert_eq!(name.to_string(), "org/ns/alice/48bb949a-3dd2-6afa-c9a1-342ad0e35dd2");
         assert_eq!(Name::parse(&name.to_string()), Ok(name.clone()));
         assert_eq!(Name::from_wire(&name.to_wire()), Some(name));
     }
@@ -402,12 +372,7 @@ mod tests {
         let name = Name::from_wire(&wire).unwrap();
         assert_eq!(
             name.to_string(),
-            format!(
-                "{}/{}/{}",
-                component_hash("a"),
-                component_hash("b"),
-                component_hash("c")
-            )
+            format!("{}/{}/{}", component_hash("a"), component_hash("b"), component_hash("c"))
         );
     }
 }

@@ -57,9 +57,8 @@ impl State {
     fn head_complete(&mut self, category: ng::nghttp2_headers_category, end: bool) {
         let head = std::mem::take(&mut self.headers);
         self.headers_len = 0;
-        let informational = head
-            .first()
-            .is_some_and(|(name, value)| name == ":status" && value.starts_with('1'));
+        let informational =
+            head.first().is_some_and(|(name, value)| name == ":status" && value.starts_with('1'));
         if informational {
             return;
         }
@@ -118,9 +117,7 @@ impl Queue {
 /// How nghttp2 gets the stream's data.
 pub(super) fn provider() -> ng::nghttp2_data_provider2 {
     ng::nghttp2_data_provider2 {
-        source: ng::nghttp2_data_source {
-            ptr: ptr::null_mut(),
-        },
+        source: ng::nghttp2_data_source { ptr: ptr::null_mut() },
         read_callback: Some(read_data),
     }
 }
@@ -150,11 +147,8 @@ pub(super) fn new_session(client: bool, state: &mut State) -> *mut ng::nghttp2_s
         ng::nghttp2_option_set_max_continuations(option, 8);
         ng::nghttp2_option_set_stream_reset_rate_limit(option, 100, 10);
         ng::nghttp2_option_set_glitch_rate_limit(option, 1000, 33);
-        let new = if client {
-            ng::nghttp2_session_client_new2
-        } else {
-            ng::nghttp2_session_server_new2
-        };
+        let new =
+            if client { ng::nghttp2_session_client_new2 } else { ng::nghttp2_session_server_new2 };
         let made = new(&mut session, callbacks, user_data, option) == 0;
         ng::nghttp2_session_callbacks_del(callbacks);
         ng::nghttp2_option_del(option);
@@ -277,9 +271,7 @@ unsafe extern "C" fn data_chunk(
     state.data_len = state.data_len.saturating_add(len);
     if stream_id == state.stream {
         let start = (data as usize).saturating_sub(state.input);
-        state
-            .events
-            .push(Event::Data(start..start.saturating_add(len)));
+        state.events.push(Event::Data(start..start.saturating_add(len)));
     }
     0
 }

@@ -66,11 +66,7 @@ impl fmt::Display for Error {
                 write!(f, "more than {} streams had to be refused", limits::REFUSED_STREAMS)
             }
             Error::HeaderList(len) => {
-                write!(
-                    f,
-                    "a header list of {len} bytes, {} allowed",
-                    limits::MAX_HEADER_LIST
-                )
+                write!(f, "a header list of {len} bytes, {} allowed", limits::MAX_HEADER_LIST)
             }
         }
     }
@@ -98,15 +94,9 @@ impl Connection {
         let mut connection = Connection::new(true);
         connection.settings(&[
             (ng::NGHTTP2_SETTINGS_ENABLE_PUSH, 0),
-            (
-                ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
-                limits::STREAM_WINDOW,
-            ),
+            (ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW),
             (ng::NGHTTP2_SETTINGS_MAX_FRAME_SIZE, 16_384),
-            (
-                ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
-                limits::MAX_HEADER_LIST as u32,
-            ),
+            (ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
         ]);
         let head = fields(head);
         let provider = callbacks::provider();
@@ -130,15 +120,9 @@ impl Connection {
         let mut connection = Connection::new(false);
         connection.settings(&[
             (ng::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 16),
-            (
-                ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
-                limits::STREAM_WINDOW,
-            ),
+            (ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW),
             (ng::NGHTTP2_SETTINGS_MAX_FRAME_SIZE, 16_384),
-            (
-                ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
-                limits::MAX_HEADER_LIST as u32,
-            ),
+            (ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
         ]);
         connection
     }
@@ -206,11 +190,7 @@ impl Connection {
     pub fn respond<K: AsRef<str>, V: AsRef<str>>(&mut self, head: &[(K, V)], end_stream: bool) {
         let head = fields(head);
         let provider = callbacks::provider();
-        let provider = if end_stream {
-            ptr::null()
-        } else {
-            ptr::from_ref(&provider)
-        };
+        let provider = if end_stream { ptr::null() } else { ptr::from_ref(&provider) };
         // SAFETY: the session is alive; fields and provider are copied.
         unsafe {
             ng::nghttp2_submit_response2(
@@ -333,9 +313,7 @@ impl Drop for Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection")
-            .field("queued", &self.queued())
-            .finish_non_exhaustive()
+        f.debug_struct("Connection").field("queued", &self.queued()).finish_non_exhaustive()
     }
 }
 

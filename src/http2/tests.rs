@@ -1,12 +1,8 @@
 use super::*;
 use crate::entropy::{Entropy, SeededEntropy};
 
-const HEAD: [(&str, &str); 4] = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":authority", "h:1"),
-    (":path", "/p"),
-];
+const HEAD: [(&str, &str); 4] =
+    [(":method", "POST"), (":scheme", "http"), (":authority", "h:1"), (":path", "/p")];
 const OK: [(&str, &str); 1] = [(":status", "200")];
 
 /// A client and a server whose bytes travel in pieces of random size.
@@ -19,11 +15,7 @@ struct Pair {
 impl Pair {
     fn new(seed: u64) -> Pair {
         let (client, server) = (Connection::client(&HEAD), Connection::server());
-        Pair {
-            client,
-            server,
-            entropy: SeededEntropy::new(seed),
-        }
+        Pair { client, server, entropy: SeededEntropy::new(seed) }
     }
 
     /// A pair whose stream is open.
@@ -47,11 +39,7 @@ impl Pair {
             if up.is_empty() && down.is_empty() {
                 return (at_client, at_server);
             }
-            let Pair {
-                client,
-                server,
-                entropy,
-            } = self;
+            let Pair { client, server, entropy } = self;
             deliver(server, &up, entropy, consume, &mut at_server).unwrap();
             deliver(client, &down, entropy, consume, &mut at_client).unwrap();
         }
@@ -66,11 +54,7 @@ fn deliver(
     seen: &mut Vec<(Event, Vec<u8>)>,
 ) -> Result<(), Error> {
     while !bytes.is_empty() {
-        let most = if entropy.next_u32() % 4 == 0 {
-            3
-        } else {
-            limits::HTTP2_FEED
-        };
+        let most = if entropy.next_u32() % 4 == 0 { 3 } else { limits::HTTP2_FEED };
         let len = (entropy.next_u32() as usize % most + 1).min(bytes.len());
         let (chunk, rest) = bytes.split_at(len);
         let mut events = Vec::new();
@@ -105,10 +89,7 @@ fn data_goes_both_ways_and_large_messages_pass() {
         let (at_client, at_server) = pair.exchange(true);
         assert_eq!(payload(&at_client), b"hello");
         assert!(payload(&at_server) == big);
-        assert_eq!(
-            (pair.client.queued(), pair.client.taken()),
-            (0, big.len() as u64)
-        );
+        assert_eq!((pair.client.queued(), pair.client.taken()), (0, big.len() as u64));
     }
 }
 
@@ -198,13 +179,7 @@ fn server(extra: &[u8]) -> (Connection, Vec<(Event, Vec<u8>)>, Result<(), Error>
     bytes.extend(frame(4, 0, 0, &[]));
     bytes.extend(extra);
     let mut seen = Vec::new();
-    let result = deliver(
-        &mut server,
-        &bytes,
-        &mut SeededEntropy::new(1),
-        true,
-        &mut seen,
-    );
+    let result = deliver(&mut server, &bytes, &mut SeededEntropy::new(1), true, &mut seen);
     (server, seen, result)
 }
 
@@ -224,10 +199,7 @@ fn a_second_stream_is_refused_and_the_first_lives() {
     server.write_output(&mut out, 1 << 20).unwrap();
     for stream in [3u32, 5] {
         let reset = frame(3, 0, stream, &REFUSED_STREAM.to_be_bytes());
-        assert!(
-            out.windows(reset.len()).any(|w| w == reset),
-            "stream {stream}"
-        );
+        assert!(out.windows(reset.len()).any(|w| w == reset), "stream {stream}");
     }
 }
 
@@ -245,11 +217,7 @@ fn continuation_padding_priority_and_unknown_frames_are_understood() {
 
 #[test]
 fn nonsense_ends_the_connection() {
-    for bytes in [
-        &b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..],
-        &[0xff; 64],
-        &[0; 64],
-    ] {
+    for bytes in [&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], &[0xff; 64], &[0; 64]] {
         let mut server = Connection::server();
         assert!(server.receive(bytes, &mut Vec::new()).is_err());
     }

@@ -58,9 +58,7 @@ pub fn sign_control(message: &mut Message, provider: &dyn Provider) -> Result<()
     let aad = publish_aad(publish).ok_or(Error::Malformed("a message without header"))?;
     let input = payload_signature_input(&aad, publish.msg.as_ref(), &message.metadata);
     let signature = STANDARD.encode(provider.sign(&input)?);
-    message
-        .metadata
-        .insert(PAYLOAD_SIGNATURE_KEY.to_owned(), signature);
+    message.metadata.insert(PAYLOAD_SIGNATURE_KEY.to_owned(), signature);
     if let Some(header) = &mut publish.header {
         header.e2e_header_sig = Some(provider.sign(&aad)?);
     }
@@ -76,47 +74,29 @@ pub fn verify_control(
     let (publish, aad) = parts(message)?;
     let header = publish.header.as_ref().ok_or(Error::NotSigned("header"))?;
     let claims = verifier.verify(&header.identity, now)?;
-    let signature = header
-        .e2e_header_sig
-        .as_deref()
-        .ok_or(Error::NotSigned("header"))?;
-    verifier
-        .verify_signature(&claims, &aad, signature)
-        .map_err(|error| of(error, "header"))?;
+    let signature = header.e2e_header_sig.as_deref().ok_or(Error::NotSigned("header"))?;
+    verifier.verify_signature(&claims, &aad, signature).map_err(|error| of(error, "header"))?;
     let payload_signature = message.metadata.get(PAYLOAD_SIGNATURE_KEY);
     if let Some(text) = payload_signature {
-        let signature = STANDARD
-            .decode(text)
-            .map_err(|_| Error::Base64("payload signature"))?;
+        let signature = STANDARD.decode(text).map_err(|_| Error::Base64("payload signature"))?;
         let input = payload_signature_input(&aad, publish.msg.as_ref(), &message.metadata);
         verifier
             .verify_signature(&claims, &input, &signature)
             .map_err(|error| of(error, "payload"))?;
     }
-    Ok(Verified {
-        claims,
-        payload_signed: payload_signature.is_some(),
-    })
+    Ok(Verified { claims, payload_signed: payload_signature.is_some() })
 }
 
 /// Checks that the sender's name has the id of its identity.
 pub fn check_source(message: &Message, claims: &Claims) -> Result<(), Error> {
     let (publish, _) = parts(message)?;
-    let source = publish
-        .header
-        .as_ref()
-        .and_then(|header| header.source.as_ref());
+    let source = publish.header.as_ref().and_then(|header| header.source.as_ref());
     let encoded = source.and_then(|source| source.name.as_ref());
-    let id = encoded
-        .and_then(|name| name.name_id.as_ref())
-        .map_or(NameId::NULL, NameId::from_wire);
+    let id = encoded.and_then(|name| name.name_id.as_ref()).map_or(NameId::NULL, NameId::from_wire);
     if id == app_id(&claims.subject) {
         return Ok(());
     }
-    Err(Error::SourceMismatch {
-        id: id.to_string(),
-        subject: claims.subject.clone(),
-    })
+    Err(Error::SourceMismatch { id: id.to_string(), subject: claims.subject.clone() })
 }
 
 fn parts(message: &Message) -> Result<(&Publish, Vec<u8>), Error> {

@@ -115,10 +115,7 @@ impl fmt::Display for Error {
                  {MIN_SECRET_BYTES} are needed"
             ),
             Error::BadId(id) => {
-                write!(
-                    f,
-                    "token malformed: {id:?} cannot be an identity (empty, ':' or space)"
-                )
+                write!(f, "token malformed: {id:?} cannot be an identity (empty, ':' or space)")
             }
             Error::Malformed(what) => write!(f, "token malformed: {what}"),
             Error::NotYetValid(secs) => {

@@ -47,13 +47,7 @@ impl SharedSecret {
         let key = SigningKey::generate(entropy);
         let claims = format!("{{\"pubkey\":\"{}\"}}", STANDARD.encode(key.public_key()));
         let claims = URL_SAFE_NO_PAD.encode(claims);
-        Ok(SharedSecret {
-            secret,
-            subject,
-            key,
-            claims,
-            token: None,
-        })
+        Ok(SharedSecret { secret, subject, key, claims, token: None })
     }
 }
 
@@ -75,12 +69,7 @@ impl Provider for SharedSecret {
         let mut nonce = [0; 12];
         entropy.fill(&mut nonce);
         let nonce = URL_SAFE_NO_PAD.encode(nonce);
-        let text = format!(
-            "{}:{}:{nonce}:{}",
-            self.subject,
-            now.unix_secs(),
-            self.claims
-        );
+        let text = format!("{}:{}:{nonce}:{}", self.subject, now.unix_secs(), self.claims);
         let mac = URL_SAFE_NO_PAD.encode(hmac::sign(&self.secret, text.as_bytes()));
         let token: Arc<str> = format!("{text}:{mac}").into();
         self.token = Some((now.unix, Arc::clone(&token)));
@@ -108,44 +97,27 @@ pub struct SharedSecretVerifier {
 impl SharedSecretVerifier {
     /// A verifier for this secret.
     pub fn new(secret: &str) -> Result<SharedSecretVerifier, Error> {
-        Ok(SharedSecretVerifier {
-            secret: secret_key(secret)?,
-            good: HashMap::new(),
-        })
+        Ok(SharedSecretVerifier { secret: secret_key(secret)?, good: HashMap::new() })
     }
 
     fn read(&self, token: &str) -> Result<(u64, Claims), Error> {
-        let (message, _) = token
-            .rsplit_once(':')
-            .ok_or(Error::Malformed("no ':' in it"))?;
+        let (message, _) = token.rsplit_once(':').ok_or(Error::Malformed("no ':' in it"))?;
         let mut parts = message.splitn(4, ':');
         let (Some(subject), Some(issued), Some(_), Some(claims)) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Error::Malformed("it does not have five parts"));
         };
-        let issued = issued
-            .parse()
-            .map_err(|_| Error::Malformed("its time is no number"))?;
+        let issued = issued.parse().map_err(|_| Error::Malformed("its time is no number"))?;
         let expires = Duration::from_secs(u64::saturating_add(issued, VALIDITY_SECS));
         let public_key = public_key(claims)?;
         let subject = subject.to_owned();
-        Ok((
-            issued,
-            Claims {
-                subject,
-                issuer: None,
-                public_key,
-                expires,
-            },
-        ))
+        Ok((issued, Claims { subject, issuer: None, public_key, expires }))
     }
 
     /// The order of the checks is the published one (spec 04 section 1.2).
     fn check(&self, token: &str, now: Now) -> Result<(), Error> {
-        let (message, mac) = token
-            .rsplit_once(':')
-            .ok_or(Error::Malformed("no ':' in it"))?;
+        let (message, mac) = token.rsplit_once(':').ok_or(Error::Malformed("no ':' in it"))?;
         let parts: Vec<&str> = message.splitn(4, ':').collect();
         let [_, issued, _, claims] = parts[..] else {
             return Err(Error::Malformed("it does not have five parts"));
@@ -153,16 +125,12 @@ impl SharedSecretVerifier {
         if claims.contains(':') {
             return Err(Error::Malformed("it has more than five parts"));
         }
-        let issued = issued
-            .parse()
-            .map_err(|_| Error::Malformed("its time is no number"))?;
+        let issued = issued.parse().map_err(|_| Error::Malformed("its time is no number"))?;
         check_time(issued, now)?;
         if mac.len() != 43 {
             return Err(Error::Malformed("its MAC is not 43 characters long"));
         }
-        let mac = URL_SAFE_NO_PAD
-            .decode(mac)
-            .map_err(|_| Error::Base64("MAC"))?;
+        let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| Error::Base64("MAC"))?;
         hmac::verify(&self.secret, message.as_bytes(), &mac).map_err(|_| Error::WrongSecret)
     }
 }
@@ -212,22 +180,15 @@ fn public_key(claims: &str) -> Result<Vec<u8>, Error> {
     if claims.is_empty() {
         return Err(Error::NoPublicKey);
     }
-    let json = URL_SAFE_NO_PAD
-        .decode(claims)
-        .map_err(|_| Error::Base64("claims"))?;
+    let json = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Error::Base64("claims"))?;
     let json: serde_json::Value =
         serde_json::from_slice(&json).map_err(|e| Error::Json(e.to_string()))?;
     let key = json
         .get("pubkey")
-        .or_else(|| {
-            json.get("custom_claims")
-                .and_then(|custom| custom.get("pubkey"))
-        })
+        .or_else(|| json.get("custom_claims").and_then(|custom| custom.get("pubkey")))
         .and_then(|key| key.as_str())
         .ok_or(Error::NoPublicKey)?;
-    STANDARD
-        .decode(key)
-        .map_err(|_| Error::Base64("public key"))
+    STANDARD.decode(key).map_err(|_| Error::Base64("public key"))
 }
 
 #[cfg(test)]
@@ -239,10 +200,7 @@ mod tests {
     const SECRET: &str = "a secret of at least 32 characters";
 
     fn at(secs: u64) -> Now {
-        Now {
-            mono: Instant::now(),
-            unix: Duration::from_secs(secs),
-        }
+        Now { mono: Instant::now(), unix: Duration::from_secs(secs) }
     }
 
     #[test]
@@ -250,12 +208,7 @@ mod tests {
         let mut entropy = SeededEntropy::new(1);
         let mut provider = SharedSecret::new("o/n/s", SECRET, &mut entropy).unwrap();
         let token = provider.token(at(10_000), &mut entropy).unwrap();
-        for (now, good) in [
-            (9_994, false),
-            (9_995, true),
-            (13_600, true),
-            (13_601, false),
-        ] {
+        for (now, good) in [(9_994, false), (9_995, true), (13_600, true), (13_601, false)] {
             // Twice: the second time from the memory.
             let mut verifier = SharedSecretVerifier::new(SECRET).unwrap();
             let _ = verifier.verify(&token, at(10_000));
@@ -263,10 +216,7 @@ mod tests {
             let mut fresh = SharedSecretVerifier::new(SECRET).unwrap();
             assert_eq!(fresh.verify(&token, at(now)).is_ok(), good, "{now}");
         }
-        let claims = SharedSecretVerifier::new(SECRET)
-            .unwrap()
-            .verify(&token, at(10_000))
-            .unwrap();
+        let claims = SharedSecretVerifier::new(SECRET).unwrap().verify(&token, at(10_000)).unwrap();
         assert_eq!(
             (claims.subject.as_str(), &claims.public_key[..]),
             (provider.subject(), provider.public_key())
@@ -286,13 +236,7 @@ mod tests {
 
     #[test]
     fn c06_short_secrets_are_refused_with_the_minimum() {
-        for (len, good) in [
-            (0, false),
-            (6, false),
-            (31, false),
-            (32, true),
-            (10_000, true),
-        ] {
+        for (len, good) in [(0, false), (6, false), (31, false), (32, true), (10_000, true)] {
             let result = SharedSecretVerifier::new(&"s".repeat(len));
             assert_eq!(result.is_ok(), good, "{len}");
             if let Err(error) = result {
@@ -300,10 +244,7 @@ mod tests {
                 assert!(text.contains("too short") && text.contains("32"), "{text}");
             }
         }
-        assert!(
-            SharedSecretVerifier::new(&"é".repeat(16)).is_ok(),
-            "bytes count, not letters"
-        );
+        assert!(SharedSecretVerifier::new(&"é".repeat(16)).is_ok(), "bytes count, not letters");
     }
 
     #[test]

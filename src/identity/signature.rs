@@ -54,10 +54,7 @@ impl SigningKey {
     /// ECDSA with SHA-256, in DER.
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let signature = self.pair.sign(&SystemRandom::new(), message);
-        Ok(signature
-            .map_err(|_| Error::Crypto("signing"))?
-            .as_ref()
-            .to_vec())
+        Ok(signature.map_err(|_| Error::Crypto("signing"))?.as_ref().to_vec())
     }
 }
 

@@ -38,9 +38,7 @@ impl Provider for TestIdentity {
 
 impl Verifier for TestVerifier {
     fn verify(&mut self, token: &str, _: Now) -> Result<Claims, Error> {
-        let rest = token
-            .strip_prefix("test:")
-            .ok_or(Error::Malformed("not a test token"))?;
+        let rest = token.strip_prefix("test:").ok_or(Error::Malformed("not a test token"))?;
         let (subject, issued) = rest.rsplit_once(':').ok_or(Error::Malformed("no time"))?;
         let issued: u64 = issued.parse().map_err(|_| Error::Malformed("no time"))?;
         Ok(Claims {
@@ -65,7 +63,5 @@ impl Verifier for TestVerifier {
 }
 
 fn sign(subject: &str, message: &[u8]) -> Vec<u8> {
-    XxHash3_128::oneshot(&[subject.as_bytes(), message].concat())
-        .to_be_bytes()
-        .to_vec()
+    XxHash3_128::oneshot(&[subject.as_bytes(), message].concat()).to_be_bytes().to_vec()
 }

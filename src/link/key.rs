@@ -32,12 +32,7 @@ impl KeyExchange {
     /// The pair that belongs to a private key. X25519 takes any 32 bytes.
     pub fn from_private(private: [u8; 32]) -> Option<KeyExchange> {
         let private = agreement::PrivateKey::from_private_key(&agreement::X25519, &private).ok()?;
-        let public = private
-            .compute_public_key()
-            .ok()?
-            .as_ref()
-            .try_into()
-            .ok()?;
+        let public = private.compute_public_key().ok()?.as_ref().try_into().ok()?;
         Some(KeyExchange { private, public })
     }
 
@@ -76,10 +71,7 @@ pub struct LinkKey {
 impl LinkKey {
     /// A given key.
     pub fn new(key: [u8; 32], link_id: &str) -> LinkKey {
-        LinkKey {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &key),
-            link_id: link_id.to_owned(),
-        }
+        LinkKey { key: hmac::Key::new(hmac::HMAC_SHA256, &key), link_id: link_id.to_owned() }
     }
 
     /// HKDF with the text of the link id as salt; one block of output is all that is needed.
@@ -89,10 +81,7 @@ impl LinkKey {
         let expand = hmac::Key::new(hmac::HMAC_SHA256, pseudo_random_key.as_ref());
         let key = hmac::sign(&expand, &[INFO, &[1]].concat());
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_ref());
-        LinkKey {
-            key,
-            link_id: link_id.to_owned(),
-        }
+        LinkKey { key, link_id: link_id.to_owned() }
     }
 
     /// The MAC of a header as it goes over this link.

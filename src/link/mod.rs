@@ -84,18 +84,12 @@ pub struct CloseReason {
 impl CloseReason {
     /// A reason after which dialling again may help.
     pub fn retry(text: impl Into<String>) -> CloseReason {
-        CloseReason {
-            text: text.into(),
-            retry: true,
-        }
+        CloseReason { text: text.into(), retry: true }
     }
 
     /// A reason after which it will not.
     pub fn last(text: impl Into<String>) -> CloseReason {
-        CloseReason {
-            text: text.into(),
-            retry: false,
-        }
+        CloseReason { text: text.into(), retry: false }
     }
 }
 
@@ -111,15 +105,9 @@ enum State {
     /// Acceptor: the request has not arrived.
     AwaitRequest { until: Instant },
     /// Dialler: the response head has not arrived; nothing may be sent before it.
-    AwaitResponse {
-        until: Instant,
-        exchange: KeyExchange,
-    },
+    AwaitResponse { until: Instant, exchange: KeyExchange },
     /// Dialler: the request is out, the reply has not arrived.
-    AwaitReply {
-        until: Instant,
-        exchange: KeyExchange,
-    },
+    AwaitReply { until: Instant, exchange: KeyExchange },
     /// Acceptor: the negotiation request has not arrived.
     AwaitNegotiation { until: Instant },
     /// Frames flow.
@@ -162,13 +150,7 @@ impl Link {
     /// A link that somebody opens to us.
     pub fn accept(config: LinkConfig, now: Now) -> Link {
         let until = now.mono + limits::REQUEST_TIMEOUT;
-        Link::new(
-            config,
-            None,
-            http2::Connection::server(),
-            State::AwaitRequest { until },
-            now,
-        )
+        Link::new(config, None, http2::Connection::server(), State::AwaitRequest { until }, now)
     }
 
     fn new(
@@ -327,10 +309,7 @@ impl Link {
     pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck) {
         if self.is_up() {
             let message_type = Some(crate::wire::MessageType::SubscriptionAck(ack));
-            self.send_message(Message {
-                message_type,
-                ..Message::default()
-            });
+            self.send_message(Message { message_type, ..Message::default() });
         }
     }
 
@@ -408,9 +387,7 @@ impl Link {
                 Some(_) => self.cancel("the peer closed the link"),
             },
             http2::Event::Reset(code) => {
-                self.over(CloseReason::retry(format!(
-                    "stream reset by the peer (code {code})"
-                )));
+                self.over(CloseReason::retry(format!("stream reset by the peer (code {code})")));
             }
             http2::Event::GoAway { code, .. } => {
                 log::debug!("the peer announced the end of the connection (code {code})");
@@ -427,10 +404,7 @@ impl Link {
                 self.state = State::AwaitNegotiation { until };
             }
             Err(answer) => {
-                let answer: Vec<_> = answer
-                    .iter()
-                    .map(|(k, v)| (k.as_str(), v.as_str()))
-                    .collect();
+                let answer: Vec<_> = answer.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
                 self.http2.respond(&answer, true);
                 self.over(CloseReason::last("not a request for a SLIM link"));
             }
@@ -459,9 +433,9 @@ impl Link {
         let reason = match (code, message.as_str()) {
             ("0", _) => CloseReason::retry(self.while_in_state("the node closed the link")),
             // PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED: asking again gives the same.
-            ("7" | "16" | "12", _) => CloseReason::last(format!(
-                "refused by the node: {message} (gRPC status {code})"
-            )),
+            ("7" | "16" | "12", _) => {
+                CloseReason::last(format!("refused by the node: {message} (gRPC status {code})"))
+            }
             (_, "") => CloseReason::retry(format!("gRPC status {code}")),
             (_, text) => CloseReason::retry(format!("gRPC status {code}: {text}")),
         };
@@ -553,15 +527,9 @@ impl Link {
             return self.over(CloseReason::retry(text));
         }
         let trailers = grpc::status_trailers(status, message);
-        let trailers: Vec<_> = trailers
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
+        let trailers: Vec<_> = trailers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         self.http2.finish(Some(&trailers));
-        self.over(CloseReason {
-            text: text.to_owned(),
-            retry: status == 0,
-        });
+        self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
     }
 
     /// Dialler: RST_STREAM(CANCEL) and GOAWAY, as the published client does.
@@ -583,8 +551,7 @@ impl Link {
         if !self.is_closed() {
             self.state = State::Closed;
             let events = &mut self.events;
-            self.origins
-                .drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
+            self.origins.drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
             self.events.push_back(Event::Closed(reason));
         }
     }
@@ -592,14 +559,10 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
-            .field("state", &self.state)
-            .finish_non_exhaustive()
+        f.debug_struct("Link").field("state", &self.state).finish_non_exhaustive()
     }
 }
 
 fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    head.iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value.as_str())
+    head.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }

@@ -93,11 +93,7 @@ impl Link {
             let error = NegotiationError::LinkId(String::new());
             return self.refuse(0, "", &format!("link negotiation failed: {error}"));
         }
-        if payload
-            .link_kem_payload
-            .as_ref()
-            .is_some_and(|kem| kem.len() == KEM_REQUEST_LEN)
-        {
+        if payload.link_kem_payload.as_ref().is_some_and(|kem| kem.len() == KEM_REQUEST_LEN) {
             log::warn!(
                 "node {:?} asks for post-quantum link keys (enforce_pqc), which are not \
                  supported yet: it will refuse this link",
@@ -142,11 +138,7 @@ impl Link {
             return;
         };
         // Back to a live state, so that a refusal is announced.
-        let expected = self
-            .dial
-            .as_ref()
-            .map(|dial| dial.link_id.clone())
-            .unwrap_or_default();
+        let expected = self.dial.as_ref().map(|dial| dial.link_id.clone()).unwrap_or_default();
         let result = check(frame, true).and_then(|payload| {
             if payload.link_id != expected {
                 return Err(NegotiationError::LinkId(payload.link_id.clone()));
@@ -175,29 +167,19 @@ impl Link {
     fn up(&mut self, connection_type: LinkConnectionType, node_id: String) {
         self.signs = connection_type != LinkConnectionType::Peer;
         self.state = State::Up;
-        self.events.push_back(Event::Up {
-            connection_type,
-            node_id,
-        });
+        self.events.push_back(Event::Up { connection_type, node_id });
     }
 
     fn send_negotiation(&mut self, payload: LinkNegotiationPayload) {
-        let link = WireLink {
-            link_type: Some(LinkType::LinkNegotiation(payload)),
-        };
+        let link = WireLink { link_type: Some(LinkType::LinkNegotiation(payload)) };
         let message_type = Some(MessageType::Link(link));
-        self.send_message(Message {
-            message_type,
-            ..Message::default()
-        });
+        self.send_message(Message { message_type, ..Message::default() });
     }
 }
 
 /// The checks that both sides make, in the order of spec 01 section 5.2.
 fn check(frame: &Frame, reply: bool) -> Result<&LinkNegotiationPayload, NegotiationError> {
-    let payload = frame
-        .negotiation()
-        .ok_or(NegotiationError::NotNegotiation)?;
+    let payload = frame.negotiation().ok_or(NegotiationError::NotNegotiation)?;
     if payload.is_reply != reply {
         return Err(NegotiationError::WrongRole);
     }
@@ -209,12 +191,8 @@ fn check(frame: &Frame, reply: bool) -> Result<&LinkNegotiationPayload, Negotiat
 
 /// Whether `text` is a version as SemVer 2.0.0 writes it.
 fn is_semver(text: &str) -> bool {
-    let (text, build) = text
-        .split_once('+')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
-    let (core, pre) = text
-        .split_once('-')
-        .map_or((text, None), |(a, b)| (a, Some(b)));
+    let (text, build) = text.split_once('+').map_or((text, None), |(a, b)| (a, Some(b)));
+    let (core, pre) = text.split_once('-').map_or((text, None), |(a, b)| (a, Some(b)));
     let number = |part: &str| {
         let digits = !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         digits && (part == "0" || !part.starts_with('0')) && part.parse::<u64>().is_ok()
@@ -239,19 +217,12 @@ mod tests {
 
     #[test]
     fn versions_as_semver_has_them() {
-        for good in [
-            "3.4.6",
-            "99.0.0",
-            "0.0.1",
-            "1.0.0-rc1+x",
-            "3.4.6+libslim.0.1.0",
-            "1.0.0-a.1",
-        ] {
+        for good in ["3.4.6", "99.0.0", "0.0.1", "1.0.0-rc1+x", "3.4.6+libslim.0.1.0", "1.0.0-a.1"]
+        {
             assert!(is_semver(good), "{good}");
         }
-        for bad in [
-            "", "abc", "3.4", "v3.4.6", "1.02.3", "1.2.3-", "1.2.3+", "1.2.3-01", "1.2.3.4",
-        ] {
+        for bad in ["", "abc", "3.4", "v3.4.6", "1.02.3", "1.2.3-", "1.2.3+", "1.2.3-01", "1.2.3.4"]
+        {
             assert!(!is_semver(bad), "{bad}");
         }
     }

@@ -81,10 +81,7 @@ mod tests {
 
     #[test]
     fn bytes_go_back_to_their_origin_in_order() {
-        let (a, b) = (
-            Origin::Transit(ConnectionId(1)),
-            Origin::Transit(ConnectionId(2)),
-        );
+        let (a, b) = (Origin::Transit(ConnectionId(1)), Origin::Transit(ConnectionId(2)));
         let mut queue = Taken::default();
         queue.push(a, 10);
         queue.push(a, 5);

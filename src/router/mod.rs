@@ -59,12 +59,7 @@ pub struct Router {
 impl Router {
     /// A router without connections.
     pub fn new(gateway: Gateway) -> Router {
-        Router {
-            table: Table::default(),
-            kinds: BTreeMap::new(),
-            gateway,
-            next: 0,
-        }
+        Router { table: Table::default(), kinds: BTreeMap::new(), gateway, next: 0 }
     }
 
     /// Takes a connection in and numbers it.
@@ -79,8 +74,7 @@ impl Router {
     /// negotiation.
     pub fn set_kind(&mut self, connection: ConnectionId, kind: ConnectionKind) {
         if self.kinds.get(&connection).is_some_and(|old| *old != kind) {
-            self.table
-                .drop_connection(connection, self.kinds[&connection]);
+            self.table.drop_connection(connection, self.kinds[&connection]);
             self.kinds.insert(connection, kind);
         }
     }
@@ -111,11 +105,8 @@ impl Router {
         name: EncodedName,
         subscription_id: u64,
     ) -> Result<(), RouteError> {
-        let kind = self
-            .kind(connection)
-            .ok_or(RouteError::ConnectionNotFound(connection))?;
-        self.table
-            .subscribe(connection, kind, name, subscription_id);
+        let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
+        self.table.subscribe(connection, kind, name, subscription_id);
         Ok(())
     }
 
@@ -127,9 +118,7 @@ impl Router {
         name: EncodedName,
         subscription_id: u64,
     ) -> Result<(), RouteError> {
-        let kind = self
-            .kind(connection)
-            .ok_or(RouteError::ConnectionNotFound(connection))?;
+        let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
         let mut ids = self.table.subscription_ids(connection, name);
         let replayed = ids.next() == Some(0) && ids.next().is_none();
         drop(ids);

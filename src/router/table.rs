@@ -15,12 +15,8 @@ pub type Preference = [ConnectionKind; 4];
 
 /// A message to one receiver goes to an app of this node if there is one, else to a directly
 /// connected app, else to another node (DESIGN decision 15).
-pub const NEAREST_FIRST: Preference = [
-    ConnectionKind::Local,
-    ConnectionKind::Edge,
-    ConnectionKind::Peer,
-    ConnectionKind::Remote,
-];
+pub const NEAREST_FIRST: Preference =
+    [ConnectionKind::Local, ConnectionKind::Edge, ConnectionKind::Peer, ConnectionKind::Remote];
 
 /// The subscription table.
 #[derive(Debug)]
@@ -40,11 +36,7 @@ impl Default for Table {
 impl Table {
     /// An empty table that tries kinds in this order.
     pub fn new(preference: Preference) -> Table {
-        Table {
-            preference,
-            prefixes: HashMap::new(),
-            records: HashMap::new(),
-        }
+        Table { preference, prefixes: HashMap::new(), records: HashMap::new() }
     }
 
     /// Adds a subscription. `true`: this is the first connection of its kind for the name.
@@ -55,12 +47,7 @@ impl Table {
         name: EncodedName,
         subscription_id: u64,
     ) -> bool {
-        let ids = self
-            .records
-            .entry(connection)
-            .or_default()
-            .entry(name)
-            .or_default();
+        let ids = self.records.entry(connection).or_default().entry(name).or_default();
         let known = !ids.is_empty();
         ids.insert(subscription_id);
         if known {
@@ -79,18 +66,12 @@ impl Table {
         name: EncodedName,
         subscription_id: u64,
     ) -> Result<bool, TableError> {
-        let prefix = self
-            .prefixes
-            .get(&name.components)
-            .ok_or(TableError::SubscriptionNotFound)?;
+        let prefix = self.prefixes.get(&name.components).ok_or(TableError::SubscriptionNotFound)?;
         if !prefix.ids.contains_key(&name.id) {
             return Err(TableError::IdNotFound(name.id));
         }
         let unknown = TableError::SubscriptionIdNotFound(subscription_id);
-        let names = self
-            .records
-            .get_mut(&connection)
-            .ok_or_else(|| unknown.clone())?;
+        let names = self.records.get_mut(&connection).ok_or_else(|| unknown.clone())?;
         let ids = names.get_mut(&name).ok_or_else(|| unknown.clone())?;
         if !ids.remove(&subscription_id) {
             return Err(unknown);
@@ -99,9 +80,7 @@ impl Table {
             return Ok(false);
         }
         names.remove(&name);
-        let another_id = names
-            .keys()
-            .any(|other| other.components == name.components);
+        let another_id = names.keys().any(|other| other.components == name.components);
         if names.is_empty() {
             self.records.remove(&connection);
         }
@@ -132,10 +111,7 @@ impl Table {
         let mut lost = Vec::new();
         for name in names.into_keys() {
             self.forget(connection, kind, name, true);
-            let left = self
-                .prefixes
-                .get(&name.components)
-                .and_then(|p| p.ids.get(&name.id));
+            let left = self.prefixes.get(&name.components).and_then(|p| p.ids.get(&name.id));
             if left.is_none() {
                 lost.push(name);
             }
@@ -291,12 +267,7 @@ impl Slot {
         found: &mut Vec<ConnectionId>,
     ) {
         for kind in kinds {
-            found.extend(
-                self.lists[kind as usize]
-                    .iter()
-                    .copied()
-                    .filter(|c| *c != from),
-            );
+            found.extend(self.lists[kind as usize].iter().copied().filter(|c| *c != from));
         }
     }
 }

@@ -14,11 +14,7 @@ fn targets(router: &mut Router, name: EncodedName, fanout: u32, from: u64) -> Ve
 /// A router with one local app (0) and two Edge connections (1, 2).
 fn router() -> Router {
     let mut router = Router::new(Gateway::Auto);
-    for kind in [
-        ConnectionKind::Local,
-        ConnectionKind::Edge,
-        ConnectionKind::Edge,
-    ] {
+    for kind in [ConnectionKind::Local, ConnectionKind::Edge, ConnectionKind::Edge] {
         router.connect(kind);
     }
     router
@@ -60,39 +56,24 @@ fn default_gateway_is_the_only_edge_and_for_local_apps_alone() {
     let first = router.connect(ConnectionKind::Edge);
     assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [first.0]);
     let second = router.connect(ConnectionKind::Edge);
-    assert!(
-        targets(&mut router, name("s", 1), 1, app.0).is_empty(),
-        "two: none"
-    );
-    assert!(
-        targets(&mut router, name("s", 1), 1, first.0).is_empty(),
-        "from a link: none"
-    );
+    assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "two: none");
+    assert!(targets(&mut router, name("s", 1), 1, first.0).is_empty(), "from a link: none");
     router.set_gateway(Gateway::Pinned(second));
     assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [second.0]);
     router.disconnect(second);
-    assert!(
-        targets(&mut router, name("s", 1), 1, app.0).is_empty(),
-        "no falling back"
-    );
+    assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "no falling back");
 }
 
 #[test]
 fn a_name_replayed_under_number_0_is_given_up_under_any() {
     let mut router = router();
     router.subscribe(ConnectionId(1), name("s", 1), 0).unwrap();
-    router
-        .unsubscribe(ConnectionId(1), name("s", 1), 77)
-        .unwrap();
+    router.unsubscribe(ConnectionId(1), name("s", 1), 77).unwrap();
     assert_eq!(router.names(), 0);
     router.subscribe(ConnectionId(1), name("s", 1), 5).unwrap();
-    let error = router
-        .unsubscribe(ConnectionId(1), name("s", 1), 77)
-        .unwrap_err();
+    let error = router.unsubscribe(ConnectionId(1), name("s", 1), 77).unwrap_err();
     assert_eq!(error.to_string(), "subscription id not found: 77");
-    let error = router
-        .unsubscribe(ConnectionId(9), name("s", 1), 5)
-        .unwrap_err();
+    let error = router.unsubscribe(ConnectionId(9), name("s", 1), 5).unwrap_err();
     assert_eq!(error.to_string(), "connection not found: 9");
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{AppId, Fields, Session, SessionConfig, SessionKey};
 use super::{Context, Incoming, Item, Kind, OpId, Outgoing, Output as SessionOutput, Payload};
-use crate::clock::Now;
+use crate::clock::{Now, Timers};
 use crate::entropy::Entropy;
 use crate::error::Error;
 use crate::identity::{
@@ -26,11 +26,7 @@ use crate::wire::{
 #[derive(Debug)]
 pub(crate) enum Output {
     /// Route this. `via`: over this connection if it is there.
-    Send {
-        message: Box<Message>,
-        about: About,
-        via: Option<ConnectionId>,
-    },
+    Send { message: Box<Message>, about: About, via: Option<ConnectionId> },
     /// A call is answered.
     Done(OpId, Result<(), Error>),
     /// Somebody opened a session to this app.
@@ -38,11 +34,7 @@ pub(crate) enum Output {
     /// For the application.
     Item(SessionKey, Item),
     /// There is room for more publishes.
-    Credit {
-        session: SessionKey,
-        messages: usize,
-        bytes: usize,
-    },
+    Credit { session: SessionKey, messages: usize, bytes: usize },
     /// The session is over; its handle may still give out what has arrived.
     Ended(SessionKey, String),
 }
@@ -69,7 +61,7 @@ pub(crate) struct App {
     sessions: HashMap<u32, Entry>,
     by_number: HashMap<u64, u32>,
     next_number: u64,
-    timers: BTreeSet<(Instant, u32)>,
+    timers: Timers<u32>,
     answered: VecDeque<Answered>,
     ended: VecDeque<EndedSession>,
     outputs: VecDeque<Output>,
@@ -78,7 +70,6 @@ pub(crate) struct App {
 struct Entry {
     session: Session,
     key: SessionKey,
-    armed: Option<Instant>,
     seen: Seen,
 }
 
@@ -124,7 +115,7 @@ impl App {
             sessions: HashMap::new(),
             by_number: HashMap::new(),
             next_number: 0,
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
             answered: VecDeque::new(),
             ended: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -165,9 +156,7 @@ impl App {
     ) -> Result<SessionKey, Error> {
         config.check()?;
         if config.kind == Kind::Group {
-            return Err(Error::Unsupported(
-                "groups are not supported yet".to_owned(),
-            ));
+            return Err(Error::Unsupported("groups are not supported yet".to_owned()));
         }
         if *destination == self.name {
             let text = format!("{destination} is this app itself: a session needs another one");
@@ -260,18 +249,13 @@ impl App {
 
     /// When [`App::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first()
     }
 
     /// Time has passed.
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
-        while let Some((at, id)) = self.timers.first().copied() {
-            if at > cx.now.mono {
-                break;
-            }
-            self.timers.pop_first();
+        while let Some(id) = self.timers.pop_due(cx.now.mono) {
             if let Some(entry) = self.sessions.get_mut(&id) {
-                entry.armed = None;
                 entry.session.handle_timeout(cx);
             }
             self.settle(id);
@@ -381,19 +365,14 @@ impl App {
         );
         let me = incoming.destination.with_id(self.name.id());
         let session_type = SessionType::PointToPoint;
-        let sent = Envelope {
-            me,
-            session_id: header.session_id,
-            session_type,
-        };
+        let sent = Envelope { me, session_id: header.session_id, session_type };
         self.send(&sent, reply, None, Some(incoming.connection), cx);
     }
 
     /// A published moderator does not survive a second answer while it waits for the join, so a
     /// repetition is answered only if our first answer seems to be lost (DESIGN decision 11).
     fn may_answer(&mut self, header: SessionHeader, incoming: &Incoming, now: Instant) -> bool {
-        self.answered
-            .retain(|a| a.first + limits::DISCOVERY_MEMO_TIME > now);
+        self.answered.retain(|a| a.first + limits::DISCOVERY_MEMO_TIME > now);
         let (source, session_id) = (incoming.source.encoded(), header.session_id);
         let message_id = incoming.message_id;
         let known = self
@@ -411,14 +390,7 @@ impl App {
             self.answered.pop_front();
         }
         let (first, last, joined) = (now, now, false);
-        self.answered.push_back(Answered {
-            source,
-            session_id,
-            message_id,
-            first,
-            last,
-            joined,
-        });
+        self.answered.push_back(Answered { source, session_id, message_id, first, last, joined });
         true
     }
 
@@ -475,14 +447,8 @@ impl App {
         match found {
             Some(ended) => {
                 let (me, session_type) = (ended.me.clone(), ended.session_type);
-                let (sent, reply) = (
-                    Envelope {
-                        me,
-                        session_id: id,
-                        session_type,
-                    },
-                    ended.reply.clone(),
-                );
+                let (sent, reply) =
+                    (Envelope { me, session_id: id, session_type }, ended.reply.clone());
                 self.send(&sent, reply, None, Some(incoming.connection), cx);
             }
             None => log::debug!("session {id} is not known: {:?} dropped", incoming.kind),
@@ -526,22 +492,11 @@ impl App {
     }
 
     fn insert(&mut self, session: Session) -> SessionKey {
-        let key = SessionKey {
-            app: self.id,
-            number: self.next_number,
-        };
+        let key = SessionKey { app: self.id, number: self.next_number };
         self.next_number += 1;
         let id = session.id();
         self.by_number.insert(key.number, id);
-        self.sessions.insert(
-            id,
-            Entry {
-                session,
-                key,
-                armed: None,
-                seen: Seen::default(),
-            },
-        );
+        self.sessions.insert(id, Entry { session, key, seen: Seen::default() });
         key
     }
 
@@ -559,13 +514,12 @@ impl App {
 
     fn done_closed(&mut self, op: Option<OpId>) {
         let error = Error::Closed("session already closed".to_owned());
-        self.outputs
-            .extend(op.map(|op| Output::Done(op, Err(error))));
+        self.outputs.extend(op.map(|op| Output::Done(op, Err(error))));
     }
 
     /// Queues what a session wants, sets its timer anew, and forgets it if it is over.
     ///
-    /// Messages are signed when they are taken out, in [`App::poll_send`].
+    /// Messages are signed later, by [`App::finish`].
     fn settle(&mut self, id: u32) {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return;
@@ -587,34 +541,24 @@ impl App {
                         outgoing: Some(outgoing.clone()),
                     };
                     let message = Box::new(sent.message(outgoing, &self.version));
-                    Output::Send {
-                        message,
-                        about,
-                        via,
-                    }
+                    Output::Send { message, about, via }
                 }
                 SessionOutput::Item(item) => Output::Item(key, item),
                 SessionOutput::Done(op, result) => Output::Done(op, result),
                 SessionOutput::Accepted => Output::NewSession(key, entry.session.fields()),
-                SessionOutput::Credit { messages, bytes } => Output::Credit {
-                    session: key,
-                    messages,
-                    bytes,
-                },
+                SessionOutput::Credit { messages, bytes } => {
+                    Output::Credit { session: key, messages, bytes }
+                }
                 SessionOutput::Ended { reason, reply } => {
                     last_reply = reply;
                     Output::Ended(key, reason)
                 }
             });
         }
-        if let Some(at) = entry.armed.take() {
-            self.timers.remove(&(at, id));
-        }
         if !entry.session.has_ended() {
-            entry.armed = entry.session.poll_timeout();
-            self.timers.extend(entry.armed.map(|at| (at, id)));
-            return;
+            return self.timers.set(id, entry.session.poll_timeout());
         }
+        self.timers.set(id, None);
         let Some(entry) = self.sessions.remove(&id) else {
             return;
         };
@@ -636,14 +580,7 @@ impl App {
         let session_type = session.kind().to_wire();
         // Counted from the session's next look at its members, at most ten seconds ahead.
         let until = session.next_look() + limits::ENDED_SESSION_TIME;
-        let ended = EndedSession {
-            session_id,
-            session_type,
-            me,
-            reply,
-            asked_by,
-            until,
-        };
+        let ended = EndedSession { session_id, session_type, me, reply, asked_by, until };
         self.ended.push_back(ended);
     }
 
@@ -655,17 +592,9 @@ impl App {
         via: Option<ConnectionId>,
         _cx: &mut Context<'_>,
     ) {
-        let about = About {
-            session,
-            outgoing: None,
-            credit: None,
-        };
+        let about = About { session, outgoing: None, credit: None };
         let message = Box::new(sent.message(outgoing, &self.version));
-        self.outputs.push_back(Output::Send {
-            message,
-            about,
-            via,
-        });
+        self.outputs.push_back(Output::Send { message, about, via });
     }
 
     /// Gives a message its token and, if it is a control message, its two signatures.
@@ -681,11 +610,8 @@ impl App {
         if let Some(header) = &mut publish.header {
             header.identity = token.to_string();
         }
-        let kind = publish
-            .session
-            .map_or(SessionMessageType::Unspecified, |s| {
-                s.session_message_type()
-            });
+        let kind =
+            publish.session.map_or(SessionMessageType::Unspecified, |s| s.session_message_type());
         if kind.is_control() {
             sign_control(message, &*self.provider)?;
         }
@@ -722,15 +648,9 @@ impl Envelope {
             session_id: self.session_id,
             message_id: outgoing.message_id,
         };
-        let publish = Publish {
-            header: Some(header),
-            session: Some(session),
-            msg: Some(outgoing.content),
-        };
-        Message {
-            message_type: Some(MessageType::Publish(publish)),
-            metadata: outgoing.metadata,
-        }
+        let publish =
+            Publish { header: Some(header), session: Some(session), msg: Some(outgoing.content) };
+        Message { message_type: Some(MessageType::Publish(publish)), metadata: outgoing.metadata }
     }
 }
 
@@ -747,10 +667,7 @@ fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, I
         destination: Name::from_wire(header.destination.as_ref()?)?,
         message_id: session.message_id,
         metadata: message.metadata.clone(),
-        content: publish
-            .msg
-            .as_ref()
-            .and_then(|content| content.content_type.clone()),
+        content: publish.msg.as_ref().and_then(|content| content.content_type.clone()),
         error: header.error.is_some(),
         connection,
     };

@@ -36,36 +36,26 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry {
-            interval: limits::RETRY_INTERVAL,
-            max_retries: limits::MAX_RETRIES,
-        }
+        Retry { interval: limits::RETRY_INTERVAL, max_retries: limits::MAX_RETRIES }
     }
 }
 
 impl Retry {
     /// How long it takes until a message is given up: `(R+1) * T`.
     pub fn total(self) -> Duration {
-        self.interval
-            .saturating_mul(self.max_retries.saturating_add(1))
+        self.interval.saturating_mul(self.max_retries.saturating_add(1))
     }
 
     pub(super) fn to_wire(self) -> TimerSettings {
         let timeout = u32::try_from(self.interval.as_millis()).unwrap_or(u32::MAX);
-        TimerSettings {
-            timeout,
-            max_retries: self.max_retries,
-        }
+        TimerSettings { timeout, max_retries: self.max_retries }
     }
 
     pub(super) fn from_wire(settings: TimerSettings) -> Retry {
         // A peer's timer of zero would have us send without pause.
         let interval = Duration::from_millis(u64::from(settings.timeout.max(1)));
         let interval = interval.min(limits::MAX_RETRY_INTERVAL);
-        Retry {
-            interval,
-            max_retries: settings.max_retries,
-        }
+        Retry { interval, max_retries: settings.max_retries }
     }
 }
 
@@ -154,10 +144,7 @@ pub(crate) fn is_reserved(key: &str) -> bool {
 
 /// The pairs of a received message that the user gets to see.
 pub(super) fn visible(metadata: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    metadata
-        .into_iter()
-        .filter(|(key, _)| !is_reserved(key))
-        .collect()
+    metadata.into_iter().filter(|(key, _)| !is_reserved(key)).collect()
 }
 
 #[cfg(test)]
@@ -167,15 +154,9 @@ mod tests {
     #[test]
     fn timers_out_of_range_are_refused_or_bounded() {
         let mut config = SessionConfig::default();
-        config.reliable = Some(Retry {
-            interval: Duration::ZERO,
-            max_retries: 1,
-        });
+        config.reliable = Some(Retry { interval: Duration::ZERO, max_retries: 1 });
         assert!(config.check().unwrap_err().to_string().contains("0ns"));
-        let wire = TimerSettings {
-            timeout: 0,
-            max_retries: u32::MAX,
-        };
+        let wire = TimerSettings { timeout: 0, max_retries: u32::MAX };
         assert_eq!(Retry::from_wire(wire).interval, Duration::from_millis(1));
         assert!(Retry::from_wire(wire).total() > Duration::from_secs(1));
     }
@@ -189,9 +170,6 @@ mod tests {
         assert_eq!(check_metadata(&long(limits::METADATA_TEXT)), Ok(()));
         assert!(check_metadata(&long(limits::METADATA_TEXT + 1)).is_err());
         let reserved = [("PUBLISH_TO".to_owned(), String::new())].into();
-        assert!(check_metadata(&reserved)
-            .unwrap_err()
-            .to_string()
-            .contains("PUBLISH_TO"));
+        assert!(check_metadata(&reserved).unwrap_err().to_string().contains("PUBLISH_TO"));
     }
 }

@@ -24,9 +24,7 @@ impl Session {
             return;
         };
         if self.config.reliable.is_none() {
-            return self
-                .out
-                .push(Output::Item(Item::Message(Box::new(received))));
+            return self.out.push(Output::Item(Item::Message(Box::new(received))));
         }
         let arrival = Arrival::Message(Box::new(received));
         self.arrive(&source, message_id, arrival, true, cx);
@@ -45,13 +43,7 @@ impl Session {
         };
         // The published implementation does not acknowledge this. We do, so that a sender of ours
         // knows that the message arrived; others ignore an ack that they do not wait for.
-        self.arrive(
-            &source,
-            message_id,
-            Arrival::Message(Box::new(received)),
-            true,
-            cx,
-        );
+        self.arrive(&source, message_id, Arrival::Message(Box::new(received)), true, cx);
     }
 
     fn arrive(
@@ -65,10 +57,8 @@ impl Session {
         let Some(retry) = self.config.reliable else {
             return;
         };
-        let receiver = self
-            .receivers
-            .entry(source.encoded())
-            .or_insert_with(|| Receiver::new(retry));
+        let receiver =
+            self.receivers.entry(source.encoded()).or_insert_with(|| Receiver::new(retry));
         let mut out = Vec::new();
         let verdict = receiver.arrive(message_id, arrival, cx.now.mono, &mut out);
         match verdict {
@@ -78,10 +68,7 @@ impl Session {
             }
             Verdict::Taken => {}
             Verdict::OutOfWindow => {
-                log::debug!(
-                    "session {}: number {message_id} is out of the window",
-                    self.id
-                );
+                log::debug!("session {}: number {message_id} is out of the window", self.id);
             }
         }
         self.handle_receiver(source, out);
@@ -89,8 +76,7 @@ impl Session {
 
     pub(super) fn on_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
         let mut out = Vec::new();
-        self.sender
-            .acked(message.message_id, &message.source, &mut out);
+        self.sender.acked(message.message_id, &message.source, &mut out);
         self.handle_sender(out);
         self.go_on_closing(cx);
     }
@@ -116,18 +102,10 @@ impl Session {
         self.sender.handle_timeout(cx.now.mono, &mut out);
         self.handle_sender(out);
         let due = |r: &Receiver| r.poll_timeout().is_some_and(|at| at <= cx.now.mono);
-        let sources: Vec<_> = self
-            .receivers
-            .iter()
-            .filter(|(_, r)| due(r))
-            .map(|(source, _)| *source)
-            .collect();
+        let sources: Vec<_> =
+            self.receivers.iter().filter(|(_, r)| due(r)).map(|(source, _)| *source).collect();
         for source in sources {
-            let found = self
-                .roster
-                .names()
-                .find(|name| name.encoded() == source)
-                .cloned();
+            let found = self.roster.names().find(|name| name.encoded() == source).cloned();
             let (Some(name), Some(receiver)) = (found, self.receivers.get_mut(&source)) else {
                 self.receivers.remove(&source);
                 continue;
@@ -149,11 +127,7 @@ impl Session {
     pub(super) fn handle_sender(&mut self, outputs: Vec<sender::Output>) {
         for output in outputs {
             match output {
-                sender::Output::Transmit {
-                    message_id,
-                    payload,
-                    to,
-                } => {
+                sender::Output::Transmit { message_id, payload, to } => {
                     let Some(to) = to.or_else(|| self.data_destination()) else {
                         continue;
                     };
@@ -184,10 +158,7 @@ impl Session {
                 }
                 receiver::Output::Lost(message_id) => {
                     self.lost += 1;
-                    self.event(Event::MessageLost {
-                        source: source.clone(),
-                        message_id,
-                    });
+                    self.event(Event::MessageLost { source: source.clone(), message_id });
                 }
                 receiver::Output::Request(id) => {
                     let request = empty_payload(SessionMessageType::RtxRequest, source, id);
@@ -214,10 +185,7 @@ impl Session {
             }
             Outcome::Undelivered(silent) => {
                 let names: Vec<String> = silent.iter().map(Name::to_string).collect();
-                Err(Error::Undelivered(format!(
-                    "not acknowledged by {}",
-                    names.join(", ")
-                )))
+                Err(Error::Undelivered(format!("not acknowledged by {}", names.join(", "))))
             }
         }
     }
@@ -234,11 +202,7 @@ impl Session {
         Some(ReceivedMessage {
             source: message.source,
             destination: message.destination,
-            payload_type: if payload_type.is_empty() {
-                "msg".to_owned()
-            } else {
-                payload_type
-            },
+            payload_type: if payload_type.is_empty() { "msg".to_owned() } else { payload_type },
             metadata: config::visible(message.metadata),
             payload: blob,
             identity: String::new(),
@@ -260,9 +224,7 @@ fn data(kind: SessionMessageType, to: &Name, message_id: u32, payload: &Payload)
         message_id,
         fanout: 1,
         metadata: parts.metadata.clone(),
-        content: Content {
-            content_type: Some(content),
-        },
+        content: Content { content_type: Some(content) },
         error: false,
         credit: None,
     }
@@ -277,9 +239,7 @@ fn empty_payload(kind: SessionMessageType, to: &Name, message_id: u32) -> Outgoi
         message_id,
         fanout: 1,
         metadata: BTreeMap::new(),
-        content: Content {
-            content_type: Some(content),
-        },
+        content: Content { content_type: Some(content) },
         error: false,
         credit: None,
     }

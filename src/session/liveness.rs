@@ -45,8 +45,7 @@ impl Session {
             let id = cx.message_id();
             let payload = CommandPayloadType::Heartbeat(HeartbeatPayload { epoch: NO_EPOCH });
             let kind = SessionMessageType::Heartbeat;
-            self.out
-                .push(Output::Send(Outgoing::control(kind, &name, id, payload)));
+            self.out.push(Output::Send(Outgoing::control(kind, &name, id, payload)));
         }
     }
 }

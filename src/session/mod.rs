@@ -79,17 +79,9 @@ impl Payload {
         payload_type: &str,
         metadata: BTreeMap<String, String>,
     ) -> Payload {
-        let payload_type = if payload_type.is_empty() {
-            "msg"
-        } else {
-            payload_type
-        };
+        let payload_type = if payload_type.is_empty() { "msg" } else { payload_type };
         let payload_type = payload_type.to_owned();
-        Payload(Arc::new(PayloadParts {
-            payload_type,
-            metadata,
-            blob: blob.into(),
-        }))
+        Payload(Arc::new(PayloadParts { payload_type, metadata, blob: blob.into() }))
     }
 
     /// Length of the bytes.
@@ -209,10 +201,7 @@ pub(crate) enum Output {
     /// There is room for more publishes.
     Credit { messages: usize, bytes: usize },
     /// The session is over and can be forgotten; the last reply, should it be asked for again.
-    Ended {
-        reason: String,
-        reply: Option<Outgoing>,
-    },
+    Ended { reason: String, reply: Option<Outgoing> },
 }
 
 /// A session message before it is signed.
@@ -238,12 +227,8 @@ impl Outgoing {
         message_id: u32,
         payload: CommandPayloadType,
     ) -> Outgoing {
-        let command = CommandPayload {
-            command_payload_type: Some(payload),
-        };
-        let content = Content {
-            content_type: Some(ContentType::CommandPayload(command)),
-        };
+        let command = CommandPayload { command_payload_type: Some(payload) };
+        let content = Content { content_type: Some(ContentType::CommandPayload(command)) };
         Outgoing {
             kind,
             to: to.clone(),
@@ -484,8 +469,7 @@ impl Session {
         }
         let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
         let mut out = Vec::new();
-        self.sender
-            .publish(payload, op, &receivers, cx.now.mono, &mut out);
+        self.sender.publish(payload, op, &receivers, cx.now.mono, &mut out);
         self.handle_sender(out);
     }
 
@@ -495,10 +479,7 @@ impl Session {
         match &mut self.phase {
             Phase::Open => {
                 let until = cx.now.mono + limits::CLOSE_GRACE;
-                self.phase = Phase::Draining {
-                    ops: op.into_iter().collect(),
-                    until,
-                };
+                self.phase = Phase::Draining { ops: op.into_iter().collect(), until };
                 self.abort_tasks();
                 self.go_on_closing(cx);
             }
@@ -519,18 +500,8 @@ impl Session {
             Role::Participant(participant) => participant.joining_until(),
         };
         let receivers = self.receivers.values().filter_map(Receiver::poll_timeout);
-        let timers = [
-            self.requests.poll_timeout(),
-            self.sender.poll_timeout(),
-            closing,
-            role,
-        ];
-        timers
-            .into_iter()
-            .flatten()
-            .chain(receivers)
-            .chain([self.look])
-            .min()
+        let timers = [self.requests.poll_timeout(), self.sender.poll_timeout(), closing, role];
+        timers.into_iter().flatten().chain(receivers).chain([self.look]).min()
     }
 
     /// Time has passed.
@@ -563,10 +534,7 @@ impl Session {
     pub(crate) fn handle_no_match(&mut self, message: &Outgoing, text: &str) {
         if let Some(credit) = message.credit {
             self.lost += 1;
-            self.out.push(Output::Credit {
-                messages: 1,
-                bytes: credit,
-            });
+            self.out.push(Output::Credit { messages: 1, bytes: credit });
         }
         self.moderator_no_match(message, text);
     }
@@ -611,8 +579,7 @@ impl Session {
         cx: &Context<'_>,
     ) {
         self.out.push(Output::Send(message.clone()));
-        self.requests
-            .open(message, answers, self.config.control_retry(), cx.now.mono);
+        self.requests.open(message, answers, self.config.control_retry(), cx.now.mono);
     }
 
     /// Draining is over once every publish is finished; then the peers are told.
@@ -625,13 +592,7 @@ impl Session {
         }
         let (ops, until) = (std::mem::take(ops), *until);
         match self.say_goodbye(cx) {
-            Some(message_id) => {
-                self.phase = Phase::Closing {
-                    ops,
-                    until,
-                    message_id,
-                }
-            }
+            Some(message_id) => self.phase = Phase::Closing { ops, until, message_id },
             None => {
                 self.phase = Phase::Draining { ops, until };
                 self.end("closed by this side", None);
@@ -641,12 +602,7 @@ impl Session {
 
     /// Everybody knows, or nobody answers: the end.
     fn on_goodbye_answered(&mut self, message_id: u32, silent: &[Name]) -> bool {
-        let Phase::Closing {
-            ops,
-            message_id: ours,
-            ..
-        } = &mut self.phase
-        else {
+        let Phase::Closing { ops, message_id: ours, .. } = &mut self.phase else {
             return false;
         };
         if *ours != message_id {
@@ -672,19 +628,13 @@ impl Session {
         };
         self.abort_tasks();
         for op in self.sender.abandon() {
-            self.done(
-                Some(op),
-                Err(Error::Closed(format!("session closed: {reason}"))),
-            );
+            self.done(Some(op), Err(Error::Closed(format!("session closed: {reason}"))));
         }
         for op in closers {
             self.done(Some(op), Ok(()));
         }
         self.event(Event::Closed(reason.to_owned()));
-        self.out.push(Output::Ended {
-            reason: reason.to_owned(),
-            reply,
-        });
+        self.out.push(Output::Ended { reason: reason.to_owned(), reply });
     }
 }
 

@@ -24,11 +24,7 @@ pub(super) struct Moderator {
 /// Something that changes who takes part.
 #[derive(Debug)]
 enum Task {
-    Add {
-        target: Name,
-        op: Option<OpId>,
-        step: Step,
-    },
+    Add { target: Name, op: Option<OpId>, step: Step },
 }
 
 /// How far an invitation has come: the message that waits for an answer.
@@ -69,11 +65,7 @@ impl Session {
 
     fn add_task(&mut self, target: Name, op: Option<OpId>, cx: &mut Context<'_>) {
         if let Some(moderator) = self.moderator() {
-            moderator.waiting.push_back(Task::Add {
-                target,
-                op,
-                step: Step::Queued,
-            });
+            moderator.waiting.push_back(Task::Add { target, op, step: Step::Queued });
             self.next_task(cx);
         }
     }
@@ -91,11 +83,7 @@ impl Session {
         let id = cx.message_id();
         let request = CommandPayloadType::DiscoveryRequest(Empty {});
         let message = Outgoing::control(SessionMessageType::DiscoveryRequest, &target, id, request);
-        moderator.current = Some(Task::Add {
-            target,
-            op,
-            step: Step::Discovery(id),
-        });
+        moderator.current = Some(Task::Add { target, op, step: Step::Discovery(id) });
         self.request(message, [], cx);
     }
 
@@ -166,10 +154,7 @@ impl Session {
         participants
             .extend(others.map(|(name, m)| roster::describe(name, m.receives_data, m.online)));
         let id = cx.message_id();
-        let welcome = GroupWelcomePayload {
-            participants,
-            mls: None,
-        };
+        let welcome = GroupWelcomePayload { participants, mls: None };
         let payload = CommandPayloadType::GroupWelcome(welcome);
         let message = Outgoing::control(SessionMessageType::GroupWelcome, &peer, id, payload);
         self.set_step(Step::Welcome(id, peer.clone()));
@@ -194,12 +179,7 @@ impl Session {
         if !welcomed {
             return;
         }
-        if let Some(Task::Add {
-            op,
-            step: Step::Welcome(_, peer),
-            ..
-        }) = moderator.current.take()
-        {
+        if let Some(Task::Add { op, step: Step::Welcome(_, peer), .. }) = moderator.current.take() {
             self.roster.set_ready(&peer);
             self.done(op, Ok(()));
             self.flush_kept(cx);
@@ -208,9 +188,8 @@ impl Session {
     }
 
     fn set_step(&mut self, next: Step) {
-        if let Some(Task::Add { step, .. }) = self
-            .moderator()
-            .and_then(|moderator| moderator.current.as_mut())
+        if let Some(Task::Add { step, .. }) =
+            self.moderator().and_then(|moderator| moderator.current.as_mut())
         {
             *step = next;
         }
@@ -274,11 +253,7 @@ impl Session {
         let Some(moderator) = self.moderator() else {
             return;
         };
-        let tasks = moderator
-            .current
-            .take()
-            .into_iter()
-            .chain(moderator.waiting.drain(..));
+        let tasks = moderator.current.take().into_iter().chain(moderator.waiting.drain(..));
         for Task::Add { op, step, .. } in tasks.collect::<Vec<_>>() {
             if let Step::Discovery(id) | Step::Join(id, _) | Step::Welcome(id, _) = step {
                 self.requests.cancel(id);
@@ -307,21 +282,15 @@ impl Session {
                 let leave = CommandPayloadType::LeaveRequest(Empty {});
                 let kind = SessionMessageType::LeaveRequest;
                 let mut message = Outgoing::control(kind, &moderator, id, leave);
-                message
-                    .metadata
-                    .insert("LEAVING_SESSION".to_owned(), "TRUE".to_owned());
+                message.metadata.insert("LEAVING_SESSION".to_owned(), "TRUE".to_owned());
                 self.goodbye(message, id, cx)
             }
         }
     }
 
     fn goodbye(&mut self, message: Outgoing, id: u32, cx: &Context<'_>) -> Option<u32> {
-        let reachable: Vec<Name> = self
-            .roster
-            .iter()
-            .filter(|(_, m)| m.online)
-            .map(|(name, _)| name.clone())
-            .collect();
+        let reachable: Vec<Name> =
+            self.roster.iter().filter(|(_, m)| m.online).map(|(name, _)| name.clone()).collect();
         if reachable.is_empty() {
             self.out.push(Output::Send(message));
             return None;
@@ -336,10 +305,7 @@ impl Session {
         self.out.push(Output::Send(reply.clone()));
         self.event(Event::PeerLeft(message.source.clone()));
         if self.config.kind == Kind::PointToPoint {
-            self.end(
-                &format!("participant disconnected: {}", message.source),
-                Some(reply),
-            );
+            self.end(&format!("participant disconnected: {}", message.source), Some(reply));
         }
     }
 
@@ -364,12 +330,7 @@ impl Session {
 /// The answer to a LEAVE_REQUEST.
 pub(super) fn leave_reply(message: &Incoming) -> Outgoing {
     let reply = CommandPayloadType::LeaveReply(Empty {});
-    Outgoing::control(
-        SessionMessageType::LeaveReply,
-        &message.source,
-        message.message_id,
-        reply,
-    )
+    Outgoing::control(SessionMessageType::LeaveReply, &message.source, message.message_id, reply)
 }
 
 /// Whether an app of this full name may answer for `target`.

@@ -54,12 +54,7 @@ impl Session {
         let Some(CommandPayloadType::JoinRequest(request)) = message.command() else {
             return Err("a JOIN_REQUEST without its payload");
         };
-        let JoinRequestPayload {
-            timer_settings,
-            channel,
-            control,
-            mls_settings,
-        } = request;
+        let JoinRequestPayload { timer_settings, channel, control, mls_settings } = request;
         if channel.is_some() || control.is_some() {
             return Err("groups are not supported yet");
         }
@@ -81,14 +76,8 @@ impl Session {
         let retry = config.control_retry();
         // The moderator gives up after this; a welcome may be on its way for one more try.
         let until = cx.now.mono + retry.total() + retry.interval;
-        let state = State::Joining {
-            reply: reply.clone(),
-            until,
-        };
-        let role = Role::Participant(Participant {
-            moderator: moderator.clone(),
-            state,
-        });
+        let state = State::Joining { reply: reply.clone(), until };
+        let role = Role::Participant(Participant { moderator: moderator.clone(), state });
         let mut session = Session::new(id, config, me, moderator, role, cx.now);
         session.via = Some(message.connection);
         session.out.push(Output::Send(reply));
@@ -178,10 +167,7 @@ impl Session {
     /// An invitation that no welcome follows is forgotten.
     pub(super) fn participant_timeout(&mut self, cx: &Context<'_>) {
         let now = cx.now.mono;
-        let late = self
-            .participant()
-            .and_then(|p| p.joining_until())
-            .is_some_and(|at| at <= now);
+        let late = self.participant().and_then(|p| p.joining_until()).is_some_and(|at| at <= now);
         if late && !matches!(self.phase, Phase::Ended) {
             self.end("no welcome followed the invitation", None);
         }

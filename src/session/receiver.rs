@@ -58,12 +58,7 @@ struct Wanted {
 impl Receiver {
     /// A receiver that expects number 1 first.
     pub(super) fn new(retry: Retry) -> Receiver {
-        Receiver {
-            retry,
-            last: 0,
-            ahead: BTreeMap::new(),
-            wanted: BTreeMap::new(),
-        }
+        Receiver { retry, last: 0, ahead: BTreeMap::new(), wanted: BTreeMap::new() }
     }
 
     /// A message, or the news that there is none, arrived under `id`.
@@ -96,11 +91,7 @@ impl Receiver {
     /// Time has passed: asks again, or gives up.
     pub(super) fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Output>) {
         let mut given_up = Vec::new();
-        for (id, wanted) in self
-            .wanted
-            .iter_mut()
-            .filter(|(_, wanted)| wanted.due <= now)
-        {
+        for (id, wanted) in self.wanted.iter_mut().filter(|(_, wanted)| wanted.due <= now) {
             if wanted.tries_left == 0 {
                 given_up.push(*id);
                 continue;
@@ -142,13 +133,7 @@ impl Receiver {
         while self.distance(at) < self.distance(id) && self.distance(id) <= MODULUS / 2 {
             if !self.ahead.contains_key(&at) && !self.wanted.contains_key(&at) {
                 let due = now + self.retry.interval;
-                self.wanted.insert(
-                    at,
-                    Wanted {
-                        due,
-                        tries_left: self.retry.max_retries,
-                    },
-                );
+                self.wanted.insert(at, Wanted { due, tries_left: self.retry.max_retries });
                 out.push(Output::Request(at));
             }
             at = self.next(at);
@@ -161,10 +146,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RETRY: Retry = Retry {
-        interval: Duration::from_secs(1),
-        max_retries: 1,
-    };
+    const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 1 };
 
     fn arrive(receiver: &mut Receiver, id: u32, now: Instant) -> (Verdict, Vec<String>) {
         let mut out = Vec::new();
@@ -193,16 +175,10 @@ mod tests {
     #[test]
     fn a_gap_is_asked_for_again_then_lost() {
         let (mut receiver, start) = (Receiver::new(RETRY), Instant::now());
-        assert_eq!(
-            arrive(&mut receiver, 3, start).1,
-            ["request 1", "request 2"]
-        );
+        assert_eq!(arrive(&mut receiver, 3, start).1, ["request 1", "request 2"]);
         let mut out = Vec::new();
         receiver.handle_timeout(start + Duration::from_secs(1), &mut out);
-        assert_eq!(
-            out.iter().map(show).collect::<Vec<_>>(),
-            ["request 1", "request 2"]
-        );
+        assert_eq!(out.iter().map(show).collect::<Vec<_>>(), ["request 1", "request 2"]);
         out.clear();
         receiver.arrive(1, Arrival::Lost, start, &mut out);
         receiver.handle_timeout(start + Duration::from_secs(2), &mut out);
@@ -215,10 +191,7 @@ mod tests {
         let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
         receiver.last = 0x7fff_fffe;
         assert_eq!(arrive(&mut receiver, 0, now).1, ["request 2147483647"]);
-        assert_eq!(
-            arrive(&mut receiver, 0x7fff_ffff, now).1,
-            ["deliver 2147483647", "deliver 0"]
-        );
+        assert_eq!(arrive(&mut receiver, 0x7fff_ffff, now).1, ["deliver 2147483647", "deliver 0"]);
         assert_eq!(arrive(&mut receiver, 0x7fff_ffff, now).1, [""; 0]);
         assert_eq!(arrive(&mut receiver, 1, now).1, ["deliver 1"]);
     }
@@ -227,14 +200,8 @@ mod tests {
     fn a_forged_gap_costs_nothing() {
         let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
         let far = limits::RECEIVER_WINDOW + 1;
-        assert_eq!(
-            arrive(&mut receiver, far, now),
-            (Verdict::OutOfWindow, vec![])
-        );
+        assert_eq!(arrive(&mut receiver, far, now), (Verdict::OutOfWindow, vec![]));
         assert_eq!(arrive(&mut receiver, 1 << 30, now).0, Verdict::OutOfWindow);
-        assert_eq!(
-            arrive(&mut receiver, far - 1, now).1.len(),
-            far as usize - 2
-        );
+        assert_eq!(arrive(&mut receiver, far - 1, now).1.len(), far as usize - 2);
     }
 }

@@ -40,10 +40,7 @@ pub(super) enum Due {
     /// Send this again.
     Again(Outgoing),
     /// Nobody answered in time; these did not.
-    GivenUp {
-        message_id: u32,
-        silent: BTreeSet<Name>,
-    },
+    GivenUp { message_id: u32, silent: BTreeSet<Name> },
 }
 
 impl Requests {
@@ -100,9 +97,6 @@ impl Requests {
             return Some(Due::Again(request.message.clone()));
         }
         let request = self.open.remove(&message_id)?;
-        Some(Due::GivenUp {
-            message_id,
-            silent: request.missing,
-        })
+        Some(Due::GivenUp { message_id, silent: request.missing })
     }
 }

@@ -35,12 +35,7 @@ impl Roster {
         let settings = participant.settings.as_ref()?;
         let online = participant.status == ParticipantState::Online as i32;
         let receives_data = settings.receives_data;
-        let member = Member {
-            receives_data,
-            online,
-            ready: false,
-            silent: 0,
-        };
+        let member = Member { receives_data, online, ready: false, silent: 0 };
         self.members.insert(name.clone(), member);
         Some(name)
     }
@@ -63,10 +58,7 @@ impl Roster {
     /// Those from whom a message sent now is to be acknowledged.
     pub(super) fn receivers(&self) -> impl Iterator<Item = &Name> {
         let able = |member: &Member| member.online && member.ready && member.receives_data;
-        self.members
-            .iter()
-            .filter(move |(_, member)| able(member))
-            .map(|(name, _)| name)
+        self.members.iter().filter(move |(_, member)| able(member)).map(|(name, _)| name)
     }
 
     /// Something was heard of a member. `true`: it was offline and is back.
@@ -108,17 +100,10 @@ impl Roster {
 
 /// How a member describes itself on the wire.
 pub(super) fn describe(name: &Name, receives_data: bool, online: bool) -> Participant {
-    let status = if online {
-        ParticipantState::Online
-    } else {
-        ParticipantState::Offline
-    };
+    let status = if online { ParticipantState::Online } else { ParticipantState::Offline };
     Participant {
         name: Some(name.to_wire()),
-        settings: Some(ParticipantSettings {
-            sends_data: true,
-            receives_data,
-        }),
+        settings: Some(ParticipantSettings { sends_data: true, receives_data }),
         status: status as i32,
     }
 }

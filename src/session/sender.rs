@@ -26,11 +26,7 @@ pub(super) enum Outcome {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Send this; `to`: to this member alone, else to the session's destination.
-    Transmit {
-        message_id: u32,
-        payload: Payload,
-        to: Option<Name>,
-    },
+    Transmit { message_id: u32, payload: Payload, to: Option<Name> },
     /// A publish has ended.
     Finished { op: Option<OpId>, outcome: Outcome },
     /// There is room for so many more messages and bytes.
@@ -101,11 +97,7 @@ impl Sender {
     ) {
         if receivers.is_empty() {
             let expires = now + self.retry.unwrap_or_default().total();
-            self.kept.push_back(Kept {
-                payload,
-                op,
-                expires,
-            });
+            self.kept.push_back(Kept { payload, op, expires });
         } else {
             self.transmit(payload, op, receivers, now, out);
         }
@@ -151,17 +143,10 @@ impl Sender {
             }
             None => {
                 self.base = self.next;
-                out.push(Output::Finished {
-                    op,
-                    outcome: Outcome::Delivered,
-                });
+                out.push(Output::Finished { op, outcome: Outcome::Delivered });
             }
         }
-        out.push(Output::Transmit {
-            message_id,
-            payload,
-            to: None,
-        });
+        out.push(Output::Transmit { message_id, payload, to: None });
     }
 
     /// A member acknowledged a message.
@@ -216,13 +201,8 @@ impl Sender {
     pub(super) fn abandon(&mut self) -> Vec<OpId> {
         self.timers.clear();
         self.sent.clear();
-        let flying = std::mem::take(&mut self.window)
-            .into_iter()
-            .flatten()
-            .map(|m| m.op);
-        let kept = std::mem::take(&mut self.kept)
-            .into_iter()
-            .map(|kept| kept.op);
+        let flying = std::mem::take(&mut self.window).into_iter().flatten().map(|m| m.op);
+        let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.op);
         flying.chain(kept).flatten().collect()
     }
 
@@ -240,10 +220,7 @@ impl Sender {
                 break;
             };
             // A timer whose message is finished, or was set again, means nothing.
-            if self
-                .in_flight(number)
-                .is_some_and(|message| message.due == due)
-            {
+            if self.in_flight(number).is_some_and(|message| message.due == due) {
                 self.message_due(number, now, out);
             }
         }
@@ -251,26 +228,15 @@ impl Sender {
             let Some(Kept { payload, op, .. }) = self.kept.pop_front() else {
                 break;
             };
-            out.push(Output::Finished {
-                op,
-                outcome: Outcome::Undelivered(Vec::new()),
-            });
-            out.push(Output::Credit {
-                messages: 1,
-                bytes: payload.len(),
-            });
+            out.push(Output::Finished { op, outcome: Outcome::Undelivered(Vec::new()) });
+            out.push(Output::Credit { messages: 1, bytes: payload.len() });
         }
     }
 
     fn message_due(&mut self, number: u64, now: Instant, out: &mut Vec<Output>) {
         let message_id = (number % MODULUS) as u32;
         let age = usize::try_from(self.next - number).unwrap_or(usize::MAX);
-        let payload = self
-            .sent
-            .len()
-            .checked_sub(age)
-            .and_then(|at| self.sent.get(at))
-            .cloned();
+        let payload = self.sent.len().checked_sub(age).and_then(|at| self.sent.get(at)).cloned();
         let retry = self.retry.unwrap_or_default();
         let Some(message) = self.in_flight(number) else {
             return;
@@ -285,11 +251,7 @@ impl Sender {
         message.due = now + retry.interval;
         for name in &message.missing {
             let to = Some(name.clone());
-            out.push(Output::Transmit {
-                message_id,
-                payload: payload.clone(),
-                to,
-            });
+            out.push(Output::Transmit { message_id, payload: payload.clone(), to });
         }
         let due = message.due;
         self.timers.push_back((due, number));
@@ -302,16 +264,10 @@ impl Sender {
         let Some(slot) = self.window.get_mut(at) else {
             return;
         };
-        if !slot
-            .as_ref()
-            .is_some_and(|message| message.missing.is_empty())
-        {
+        if !slot.as_ref().is_some_and(|message| message.missing.is_empty()) {
             return;
         }
-        let Some(InFlight {
-            silent, op, bytes, ..
-        }) = slot.take()
-        else {
+        let Some(InFlight { silent, op, bytes, .. }) = slot.take() else {
             return;
         };
         let outcome = match silent.is_empty() {
@@ -353,10 +309,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    const RETRY: Retry = Retry {
-        interval: Duration::from_secs(1),
-        max_retries: 2,
-    };
+    const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 2 };
 
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
@@ -403,10 +356,7 @@ mod tests {
         out.clear();
         sender.acked(2, &bob, &mut out);
         sender.acked(3, &bob, &mut out);
-        assert_eq!(
-            (outcomes(&out), credit(&out)),
-            (vec![(2, true), (3, true)], 0)
-        );
+        assert_eq!((outcomes(&out), credit(&out)), (vec![(2, true), (3, true)], 0));
         sender.acked(1, &bob, &mut out);
         assert_eq!(credit(&out), 3);
         assert!(!sender.is_busy());
@@ -427,10 +377,7 @@ mod tests {
         assert_eq!(sender.poll_timeout(), Some(start + Duration::from_secs(3)));
         sender.handle_timeout(start + Duration::from_secs(3), &mut out);
         let lost = Outcome::Undelivered(vec![bob.clone()]);
-        assert!(out.contains(&Output::Finished {
-            op: Some(OpId(7)),
-            outcome: lost
-        }));
+        assert!(out.contains(&Output::Finished { op: Some(OpId(7)), outcome: lost }));
         assert!(out.contains(&Output::Silent(bob.clone())));
         let kept = sender.requested(1, start + Duration::from_secs(4));
         assert!(kept.is_some(), "still there for being asked for");
@@ -479,34 +426,17 @@ mod tests {
         }
         assert!(sender.requested(1, now).is_none());
         assert!(sender.requested(2, now).is_some());
-        assert!(
-            sender
-                .requested(limits::SENDER_WINDOW as u32 + 2, now)
-                .is_none(),
-            "not yet sent"
-        );
+        assert!(sender.requested(limits::SENDER_WINDOW as u32 + 2, now).is_none(), "not yet sent");
     }
 
     #[test]
     fn whoever_goes_offline_is_named() {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        sender.publish(
-            Payload::default(),
-            Some(OpId(1)),
-            &[bob.clone()],
-            now,
-            &mut out,
-        );
+        sender.publish(Payload::default(), Some(OpId(1)), &[bob.clone()], now, &mut out);
         out.clear();
         sender.offline(&bob, &mut out);
         let outcome = Outcome::Undelivered(vec![bob]);
-        assert_eq!(
-            out[0],
-            Output::Finished {
-                op: Some(OpId(1)),
-                outcome
-            }
-        );
+        assert_eq!(out[0], Output::Finished { op: Some(OpId(1)), outcome });
     }
 }

@@ -8,13 +8,8 @@ use prost::Message as _;
 use super::{Content, ContentType, HeaderIntegrityAad, Name, Publish, SessionHeader, SlimHeader};
 
 /// Metadata that the payload signature leaves out (spec 04 section 7.3).
-const UNSIGNED_METADATA: [&str; 5] = [
-    "traceparent",
-    "tracestate",
-    "baggage",
-    "slim-payload-sig",
-    "slim-peer-subject",
-];
+const UNSIGNED_METADATA: [&str; 5] =
+    ["traceparent", "tracestate", "baggage", "slim-payload-sig", "slim-peer-subject"];
 
 /// What `e2e_header_sig` signs, and the authenticated data of an encrypted payload (spec 03
 /// section 3.2).
@@ -35,19 +30,11 @@ pub fn header_aad(header: &SlimHeader, session: &SessionHeader, payload_type: &s
 
 /// [`header_aad`] of a whole message. `None` without a header or session header.
 pub fn publish_aad(publish: &Publish) -> Option<Vec<u8>> {
-    let payload_type = match publish
-        .msg
-        .as_ref()
-        .and_then(|msg| msg.content_type.as_ref())
-    {
+    let payload_type = match publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref()) {
         Some(ContentType::AppPayload(payload)) => payload.payload_type.as_str(),
         _ => "",
     };
-    Some(header_aad(
-        publish.header.as_ref()?,
-        publish.session.as_ref()?,
-        payload_type,
-    ))
+    Some(header_aad(publish.header.as_ref()?, publish.session.as_ref()?, payload_type))
 }
 
 /// What the payload signature signs (spec 03 section 3.3).
@@ -96,11 +83,7 @@ fn name(name: Option<&Name>, out: &mut Vec<u8>) {
     match &name.name {
         Some(encoded) => {
             out.push(1);
-            for part in [
-                encoded.component_0,
-                encoded.component_1,
-                encoded.component_2,
-            ] {
+            for part in [encoded.component_0, encoded.component_1, encoded.component_2] {
                 out.extend_from_slice(&part.to_le_bytes());
             }
             match &encoded.name_id {

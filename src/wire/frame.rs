@@ -69,26 +69,17 @@ impl Frame {
             FrameKind::SubscriptionAck => return Ok(()),
             FrameKind::Link => {
                 let set = self.negotiation().is_some();
-                return set
-                    .then_some(())
-                    .ok_or(FrameError::Invalid("link type is not set"));
+                return set.then_some(()).ok_or(FrameError::Invalid("link type is not set"));
             }
             FrameKind::Publish | FrameKind::Subscribe | FrameKind::Unsubscribe => {}
         }
-        let header = self
-            .header()
-            .ok_or(FrameError::Invalid("SLIM header not found"))?;
-        let source = header
-            .source
-            .as_ref()
-            .ok_or(FrameError::Invalid("source not found"))?;
+        let header = self.header().ok_or(FrameError::Invalid("SLIM header not found"))?;
+        let source = header.source.as_ref().ok_or(FrameError::Invalid("source not found"))?;
         if source.name.is_none() {
             return Err(FrameError::Invalid("source encoded name not found"));
         }
-        let destination = header
-            .destination
-            .as_ref()
-            .ok_or(FrameError::Invalid("destination not found"))?;
+        let destination =
+            header.destination.as_ref().ok_or(FrameError::Invalid("destination not found"))?;
         if destination.name.is_none() {
             return Err(FrameError::Invalid("destination encoded name not found"));
         }
@@ -159,9 +150,7 @@ impl Frame {
 
     /// Whether a MAC is there at all (an empty one counts as none).
     pub fn has_mac(&self) -> bool {
-        self.header()
-            .and_then(|h| h.header_mac.as_ref())
-            .is_some_and(|mac| !mac.is_empty())
+        self.header().and_then(|h| h.header_mac.as_ref()).is_some_and(|mac| !mac.is_empty())
     }
 
     /// Appends the frame as it leaves over a link: the fields that never travel cleared, our
@@ -251,10 +240,7 @@ impl fmt::Display for FrameError {
             FrameError::Protobuf(cause) => write!(f, "not a SLIM message: {cause}"),
             FrameError::Invalid(what) => write!(f, "malformed message: {what}"),
             FrameError::TooLong { len, limit } => {
-                write!(
-                    f,
-                    "message of {len} bytes is over the limit of {limit} bytes"
-                )
+                write!(f, "message of {len} bytes is over the limit of {limit} bytes")
             }
         }
     }

@@ -1,0 +1,213 @@
+//! Reading one JSON object key by key, so that every error can say where and what.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::Error;
+
+/// One object of a configuration.
+pub(super) struct Object<'a> {
+    path: String,
+    map: &'a Map<String, Value>,
+}
+
+/// Parses a text that must be an object.
+pub(super) fn parse(text: &str) -> Result<Map<String, Value>, Error> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(other) => Err(Error::Syntax(format!("{other} is not an object"))),
+        Err(error) => Err(Error::Syntax(error.to_string())),
+    }
+}
+
+impl<'a> Object<'a> {
+    /// The object at `path` ("" for the outermost), which may have only these keys.
+    pub(super) fn new(
+        path: &str,
+        map: &'a Map<String, Value>,
+        keys: &[&'static str],
+    ) -> Result<Object<'a>, Error> {
+        let object = Object { path: path.to_owned(), map };
+        for key in map.keys() {
+            if !keys.contains(&key.as_str()) {
+                return Err(Error::UnknownKey(object.path_of(key), nearest(key, keys)));
+            }
+        }
+        Ok(object)
+    }
+
+    pub(super) fn path_of(&self, key: &str) -> String {
+        match self.path.as_str() {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        }
+    }
+
+    /// A value that is there and not null.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn error(&self, key: &str, problem: &'static str) -> Error {
+        let value = self.map.get(key).map_or("nothing".to_owned(), Value::to_string);
+        Error::Value { path: self.path_of(key), value, problem }
+    }
+
+    pub(super) fn unsupported(&self, key: &str, feature: &'static str) -> Error {
+        Error::Unsupported { path: self.path_of(key), feature }
+    }
+
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, Error> {
+        self.get(key)
+            .map(|value| value.as_str().ok_or_else(|| self.error(key, "a string is expected")))
+            .transpose()
+    }
+
+    pub(super) fn required_string(&self, key: &str) -> Result<&'a str, Error> {
+        self.string(key)?.ok_or_else(|| Error::Missing(self.path_of(key)))
+    }
+
+    pub(super) fn boolean(&self, key: &str, default: bool) -> Result<bool, Error> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => {
+                value.as_bool().ok_or_else(|| self.error(key, "true or false is expected"))
+            }
+        }
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>, Error> {
+        self.get(key)
+            .map(|v| v.as_u64().ok_or_else(|| self.error(key, "a whole number is expected")))
+            .transpose()
+    }
+
+    pub(super) fn duration(&self, key: &str, default: Duration) -> Result<Duration, Error> {
+        const PROBLEM: &str = "a duration like \"10s\" or \"1h 30m\" is expected";
+        match self.get(key) {
+            None => Ok(default),
+            Some(Value::String(text)) => duration(text).ok_or_else(|| self.error(key, PROBLEM)),
+            Some(_) => Err(self.error(key, PROBLEM)),
+        }
+    }
+
+    pub(super) fn object(
+        &self,
+        key: &str,
+        keys: &[&'static str],
+    ) -> Result<Option<Object<'a>>, Error> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Object::new(&self.path_of(key), map, keys).map(Some),
+            Some(_) => Err(self.error(key, "an object is expected")),
+        }
+    }
+
+    /// An object that may have any keys: the published implementation accepts and ignores it.
+    pub(super) fn ignored_object(&self, key: &str) -> Result<(), Error> {
+        match self.get(key) {
+            None | Some(Value::Object(_)) => Ok(()),
+            Some(_) => Err(self.error(key, "an object is expected")),
+        }
+    }
+
+    pub(super) fn list(&self, key: &str) -> Result<&'a [Value], Error> {
+        match self.get(key) {
+            None => Ok(&[]),
+            Some(Value::Array(list)) => Ok(list),
+            Some(_) => Err(self.error(key, "a list is expected")),
+        }
+    }
+
+    pub(super) fn strings(&self, key: &str) -> Result<Vec<(String, String)>, Error> {
+        const PROBLEM: &str = "an object of strings is expected";
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let map = value.as_object().ok_or_else(|| self.error(key, PROBLEM))?;
+        let pair = |(name, value): (&String, &Value)| {
+            let value = value.as_str().ok_or_else(|| self.error(key, PROBLEM))?;
+            Ok((name.clone(), value.to_owned()))
+        };
+        map.iter().map(pair).collect()
+    }
+}
+
+/// One or more numbers with units, summed (spec 01 section 4).
+pub(super) fn duration(text: &str) -> Option<Duration> {
+    let text: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+    let (mut rest, mut total) = (text.as_str(), Duration::ZERO);
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(digits);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let nanos: u64 = match unit {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            "w" => 604_800_000_000_000,
+            "y" => 31_556_926_000_000_000,
+            _ => return None,
+        };
+        let nanos = number.parse::<u64>().ok()?.checked_mul(nanos)?;
+        total = total.checked_add(Duration::from_nanos(nanos))?;
+        rest = next;
+    }
+    Some(total)
+}
+
+/// The known key that is most like `key`, if one is.
+fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let best = known.iter().map(|candidate| (distance(key, candidate), *candidate)).min()?;
+    (best.0 <= key.len().max(best.1.len()) / 2).then_some(best.1)
+}
+
+/// Edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, millis) in [
+            ("0s", 0),
+            ("10s", 10_000),
+            ("1h 30m", 5_400_000),
+            (" 1 s 5ms ", 1_005),
+            ("1d", 86_400_000),
+            ("1y", 31_556_926_000),
+        ] {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "10", "s", "1x", "-1s", "1.5s", "99999999999999999999s", "999999999y"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        assert_eq!(nearest("endpont", &["endpoint", "tls"]), Some("endpoint"));
+        assert_eq!(nearest("zzz", &["endpoint", "tls"]), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! Connections: dialling, coming up, loss, dialling again (spec 01 sections 1.5 and 6).
+
+use std::time::Instant;
+
+use super::{dial_host, Node, Output, Timer, TransportId, Value};
+use crate::clock::Now;
+use crate::config::{ClientConfig, ConnectionType};
+use crate::error::{Error, Result};
+use crate::link::{CloseReason, DialConfig, Event, Link, LinkConfig};
+use crate::router::{ConnectionId, ConnectionKind};
+use crate::session::OpId;
+use crate::wire::LinkConnectionType;
+
+/// A connection to another node or app. One that we dialled lives until it is closed, whatever
+/// becomes of its transports.
+pub(super) struct Connection {
+    pub(super) transport: Option<TransportId>,
+    dialled: Option<Dialled>,
+    up: bool,
+}
+
+/// What a connection that we dialled needs to be made again.
+struct Dialled {
+    config: ClientConfig,
+    link_id: String,
+    /// Attempts that failed since it was last up.
+    failures: u64,
+    retry_at: Option<Instant>,
+    /// The call that waits for it to come up the first time.
+    waiting: Option<(OpId, Option<Instant>)>,
+    last_error: Option<String>,
+}
+
+impl Node {
+    /// Dials another node. `op` is answered when the link is usable, when trying on makes no
+    /// sense, or at `deadline`. A link that is lost later is made again under the same number.
+    pub fn connect(&mut self, config: ClientConfig, op: OpId, deadline: Option<Instant>, now: Now) {
+        let kind = match config.connection_type {
+            ConnectionType::Edge => ConnectionKind::Edge,
+            ConnectionType::Remote => ConnectionKind::Remote,
+        };
+        let id = self.router.connect(kind);
+        let link_id = config.link_id.clone().unwrap_or_else(|| self.entropy.uuid_v4());
+        let dialled = Dialled {
+            config,
+            link_id,
+            failures: 0,
+            retry_at: None,
+            waiting: Some((op, deadline)),
+            last_error: None,
+        };
+        let connection = Connection { transport: None, dialled: Some(dialled), up: false };
+        self.connections.insert(id, connection);
+        self.dial(id, now);
+        self.arm(id);
+    }
+
+    /// Closes a connection for good; its routes and subscriptions are forgotten.
+    pub fn disconnect(&mut self, id: ConnectionId, now: Now) -> Result<()> {
+        let Some(connection) = self.connections.get(&id) else {
+            return Err(Error::NotFound(format!("connection not found: {id}")));
+        };
+        match connection.transport {
+            Some(transport) => {
+                match self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+                    Some(link) => link.close("closed by this side"),
+                    None => self.close_transport(transport),
+                }
+                self.forget(id, "the connection was closed", now);
+                self.after_link(transport, now);
+            }
+            None => self.forget(id, "the connection was closed", now),
+        }
+        self.settle(now);
+        Ok(())
+    }
+
+    /// A byte stream that we asked for is ready.
+    pub fn handle_connected(&mut self, transport: TransportId, now: Now) {
+        let Some(connection) = self.transports.get(&transport).and_then(|t| t.connection) else {
+            return;
+        };
+        let Some(dialled) =
+            self.connections.get(&connection).and_then(|connection| connection.dialled.as_ref())
+        else {
+            return;
+        };
+        let config = &dialled.config;
+        let (ping_after, ping_timeout) = match &config.keepalive {
+            Some(keepalive) => (keepalive.http2_keepalive, keepalive.timeout),
+            None => Default::default(),
+        };
+        let link = LinkConfig {
+            identity: self.options.identity.clone(),
+            require_header_mac: config.require_header_mac,
+            negotiation_timeout: crate::limits::NEGOTIATION_TIMEOUT,
+            ping_after,
+            ping_timeout,
+        };
+        let dial = DialConfig {
+            link_id: dialled.link_id.clone(),
+            connection_type: match config.connection_type {
+                ConnectionType::Edge => LinkConnectionType::Edge,
+                ConnectionType::Remote => LinkConnectionType::Remote,
+            },
+            scheme: "http".to_owned(),
+            authority: config.endpoint.authority(),
+            headers: config.headers.clone(),
+        };
+        let link = Link::dial(link, dial, now, &mut *self.entropy);
+        if let Some(entry) = self.transports.get_mut(&transport) {
+            entry.link = Some(link);
+        }
+        self.after_link(transport, now);
+    }
+
+    /// A byte stream that we asked for could not be made.
+    pub fn handle_connect_failed(&mut self, transport: TransportId, cause: &str, now: Now) {
+        let Some(gone) = self.transports.remove(&transport) else { return };
+        if let Some(id) = gone.connection {
+            self.lost(id, CloseReason::retry(cause), now);
+        }
+    }
+
+    fn dial(&mut self, id: ConnectionId, _now: Now) {
+        let transport = self.new_transport(None, Some(id));
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(dialled) = &mut connection.dialled else { return };
+        connection.transport = Some(transport);
+        dialled.retry_at = None;
+        let (host, port) = dial_host(&dialled.config);
+        let timeout = Some(dialled.config.connect_timeout).filter(|limit| !limit.is_zero());
+        self.outputs.push_back(Output::Dial { transport, host, port, timeout });
+    }
+
+    fn arm(&mut self, id: ConnectionId) {
+        let dialled = self.connections.get(&id).and_then(|c| c.dialled.as_ref());
+        let at = dialled.and_then(|dialled| {
+            let deadline = dialled.waiting.and_then(|(_, deadline)| deadline);
+            dialled.retry_at.into_iter().chain(deadline).min()
+        });
+        self.timers.set(Timer::Connection(id), at);
+    }
+
+    /// The time to dial again has come, or the caller's time is over.
+    pub(super) fn connection_due(&mut self, id: ConnectionId, now: Now) {
+        let Some(dialled) = self.connections.get_mut(&id).and_then(|c| c.dialled.as_mut()) else {
+            return;
+        };
+        if let Some((op, Some(deadline))) = dialled.waiting {
+            if deadline <= now.mono {
+                let endpoint = &dialled.config.endpoint.text;
+                let error = match &dialled.last_error {
+                    Some(cause) => Error::Connect(format!("cannot connect to {endpoint}: {cause}")),
+                    None => Error::Timeout(format!("connecting to {endpoint}")),
+                };
+                dialled.waiting = None;
+                self.done(Some(op), Err(error));
+                let _ = self.disconnect(id, now);
+                return;
+            }
+        }
+        if dialled.retry_at.is_some_and(|at| at <= now.mono) {
+            self.dial(id, now);
+        }
+        self.arm(id);
+    }
+
+    /// Does what a link says after it was given something.
+    pub(super) fn after_link(&mut self, transport: TransportId, now: Now) {
+        self.mark_dirty(transport);
+        self.after_output(transport, now);
+        self.settle(now);
+    }
+
+    /// The same after its bytes were taken, which may have brought news, too.
+    pub(super) fn after_output(&mut self, transport: TransportId, now: Now) {
+        while let Some(event) = self
+            .transports
+            .get_mut(&transport)
+            .and_then(|t| t.link.as_mut())
+            .and_then(Link::poll_output)
+        {
+            let connection = self.transports.get(&transport).and_then(|t| t.connection);
+            match (event, connection) {
+                (Event::Up { connection_type, node_id }, _) => {
+                    self.link_up(transport, connection_type, &node_id, now);
+                }
+                (Event::Frame(frame), Some(from)) => self.on_frame(from, frame, now),
+                (Event::Frame(_), None) => {}
+                (Event::Taken(origin, _), _) => self.taken(origin, now),
+                (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
+            }
+        }
+        let link = self.transports.get(&transport).and_then(|t| t.link.as_ref());
+        self.timers.set(Timer::Transport(transport), link.and_then(Link::poll_timeout));
+    }
+
+    fn link_up(
+        &mut self,
+        transport: TransportId,
+        connection_type: LinkConnectionType,
+        node_id: &str,
+        now: Now,
+    ) {
+        let kind = match connection_type {
+            LinkConnectionType::Edge => ConnectionKind::Edge,
+            LinkConnectionType::Remote => ConnectionKind::Remote,
+            LinkConnectionType::Peer => ConnectionKind::Peer,
+        };
+        let Some(entry) = self.transports.get_mut(&transport) else { return };
+        let Some(id) = entry.connection else {
+            let id = self.router.connect(kind);
+            entry.connection = Some(id);
+            let connection = Connection { transport: Some(transport), dialled: None, up: true };
+            self.connections.insert(id, connection);
+            return log::info!("connection {id}: accepted from node {node_id:?} ({kind:?})");
+        };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.up = true;
+        let Some(dialled) = &mut connection.dialled else { return };
+        dialled.failures = 0;
+        dialled.last_error = None;
+        let waiting = dialled.waiting.take();
+        log::info!("connection {id}: up, to node {node_id:?} at {}", dialled.config.endpoint.text);
+        self.arm(id);
+        match waiting {
+            Some((op, _)) => self.done(Some(op), Ok(Value::Connection(id))),
+            None => self.tell_apps(id, true, now),
+        }
+        self.replay_subscriptions(id, now);
+    }
+
+    /// A link is over: its transport is closed, what depends on it told.
+    fn link_closed(&mut self, transport: TransportId, reason: CloseReason, now: Now) {
+        let connection = self.transports.get(&transport).and_then(|t| t.connection);
+        log::info!(
+            "connection {}: closed: {reason}",
+            connection.map_or("not yet negotiated".to_owned(), |id| id.to_string())
+        );
+        self.close_transport(transport);
+        if let Some(id) = connection {
+            self.lost(id, reason, now);
+        }
+    }
+
+    fn close_transport(&mut self, transport: TransportId) {
+        self.timers.set(Timer::Transport(transport), None);
+        let Some(mut gone) = self.transports.remove(&transport) else { return };
+        let bytes = gone.link.as_mut().map(|link| link.output().to_vec()).unwrap_or_default();
+        self.outputs.push_back(Output::Close { transport, bytes });
+    }
+
+    /// A connection has no transport any more.
+    fn lost(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
+        let random = self.entropy.next_u32();
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.transport = None;
+        let was_up = std::mem::replace(&mut connection.up, false);
+        let Some(dialled) = &mut connection.dialled else {
+            return self.forget(id, &reason.text, now);
+        };
+        dialled.last_error = Some(reason.text.clone());
+        if !reason.retry {
+            return self.forget(id, &reason.text, now);
+        }
+        // The first attempt after a loss is made at once.
+        let delay = if was_up {
+            Some(std::time::Duration::ZERO)
+        } else {
+            dialled.failures += 1;
+            dialled.config.backoff.delay(dialled.failures, random)
+        };
+        let Some(delay) = delay else { return self.forget(id, &reason.text, now) };
+        dialled.retry_at = Some(now.mono + delay);
+        log::info!("connection {id}: {reason}; dialling again in {delay:?}");
+        self.arm(id);
+        if was_up {
+            self.tell_apps(id, false, now);
+        }
+    }
+
+    /// Forgets a connection for good.
+    fn forget(&mut self, id: ConnectionId, cause: &str, now: Now) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.timers.set(Timer::Connection(id), None);
+        self.router.disconnect(id);
+        self.forget_subscriptions(id, cause);
+        let Some(dialled) = connection.dialled else { return };
+        if let Some((op, _)) = dialled.waiting {
+            let endpoint = &dialled.config.endpoint.text;
+            let text = format!("cannot connect to {endpoint}: {cause}");
+            let error = match cause.contains("authentication") {
+                true => Error::Auth(text),
+                false => Error::Connect(text),
+            };
+            self.done(Some(op), Err(error));
+        }
+        self.tell_apps(id, false, now);
+    }
+
+    /// Apps are told that a connection was lost or is back.
+    fn tell_apps(&mut self, id: ConnectionId, up: bool, now: Now) {
+        for app in self.apps.keys().copied().collect::<Vec<_>>() {
+            self.with_app(app, now, |app, _| app.handle_connection(id, up));
+        }
+    }
+}

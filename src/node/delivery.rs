@@ -1,0 +1,174 @@
+//! What happens to a frame: routed to links and local apps, or dropped (spec 02 sections 4, 5).
+
+use std::collections::VecDeque;
+
+use super::{Node, Output, Transport};
+use crate::clock::Now;
+use crate::limits;
+use crate::link::Origin;
+use crate::router::{ConnectionId, ConnectionKind};
+use crate::session::app::{About, Output as AppOutput};
+use crate::session::{AppId, Context};
+use crate::wire::{Frame, FrameKind, Message};
+
+impl Node {
+    /// A frame arrived over a link, with the right MAC.
+    pub(super) fn on_frame(&mut self, from: ConnectionId, mut frame: Frame, now: Now) {
+        if let Err(error) = frame.validate() {
+            self.dropped += 1;
+            return log::debug!("connection {from}: dropped: {error}");
+        }
+        if frame.kind() == FrameKind::SubscriptionAck {
+            return self.on_subscription_ack(from, &frame);
+        }
+        if !frame.count_hop() {
+            self.dropped += 1;
+            return log::debug!("connection {from}: dropped: message TTL expired");
+        }
+        match frame.kind() {
+            FrameKind::Publish => self.forward(from, frame, now),
+            FrameKind::Subscribe | FrameKind::Unsubscribe => {
+                self.on_subscription(from, &frame);
+            }
+            FrameKind::SubscriptionAck | FrameKind::Link | FrameKind::Empty => {}
+        }
+    }
+
+    /// Sends a frame from a link to everybody who wants it. Nobody is told if that is nobody.
+    fn forward(&mut self, from: ConnectionId, mut frame: Frame, now: Now) {
+        let Some(destination) = frame.destination() else { return };
+        let mut targets = Vec::new();
+        self.router.route(destination, frame.fanout(), from, &mut targets);
+        let mut locals = Vec::new();
+        for target in targets {
+            match self.app_of.get(&target) {
+                Some(app) => locals.push(*app),
+                None => {
+                    self.send_to(target, &mut frame, from, Origin::Transit(from));
+                }
+            }
+        }
+        self.deliver(&locals, from, frame, now);
+    }
+
+    fn deliver(&mut self, apps: &[AppId], from: ConnectionId, frame: Frame, now: Now) {
+        let Some((last, others)) = apps.split_last() else { return };
+        let message = frame.into_message();
+        for app in others {
+            let copy = message.clone();
+            self.with_app(*app, now, |app, cx| app.handle_message(copy, from, cx));
+        }
+        self.with_app(*last, now, |app, cx| app.handle_message(message, from, cx));
+    }
+
+    /// Puts a frame into a link's buffer. `false`: it was dropped.
+    fn send_to(
+        &mut self,
+        target: ConnectionId,
+        frame: &mut Frame,
+        from: ConnectionId,
+        origin: Origin,
+    ) -> bool {
+        let transport = self.connections.get(&target).and_then(|c| c.transport);
+        let link = transport
+            .and_then(|id| self.transports.get_mut(&id))
+            .and_then(|transport: &mut Transport| transport.link.as_mut());
+        let (Some(id), Some(link)) = (transport, link) else {
+            log::debug!("connection {target} is down: a message was dropped");
+            return false;
+        };
+        let limit = match origin {
+            Origin::Transit(_) => limits::MAX_RECEIVED_MESSAGE,
+            Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
+        };
+        let result = link.send(frame, Some(from.0), origin, limit);
+        self.mark_dirty(id);
+        match result {
+            Ok(()) => true,
+            Err(error) => {
+                self.dropped += 1;
+                log::warn!("connection {target}: dropped: {error}");
+                false
+            }
+        }
+    }
+
+    /// Does what apps want, until nobody wants anything more: messages between local apps may
+    /// cause others.
+    pub(super) fn settle(&mut self, now: Now) {
+        let mut local: VecDeque<(AppId, ConnectionId, Message)> = VecDeque::new();
+        loop {
+            let mut idle = true;
+            for id in self.apps.keys().copied().collect::<Vec<_>>() {
+                while let Some(output) = self.apps.get_mut(&id).and_then(|l| l.app.poll_output()) {
+                    idle = false;
+                    match output {
+                        AppOutput::Send { message, about, via } => {
+                            self.send_from_app(id, *message, about, via, &mut local, now);
+                        }
+                        other => self.outputs.extend(Option::<Output>::from(other)),
+                    }
+                }
+            }
+            while let Some((app, from, message)) = local.pop_front() {
+                idle = false;
+                self.with_app(app, now, |app, cx| app.handle_message(message, from, cx));
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn send_from_app(
+        &mut self,
+        id: AppId,
+        mut message: Message,
+        about: About,
+        via: Option<ConnectionId>,
+        local: &mut VecDeque<(AppId, ConnectionId, Message)>,
+        now: Now,
+    ) {
+        let Node { apps, entropy, .. } = self;
+        let Some(sender) = apps.get_mut(&id) else { return };
+        let mut cx = Context { now, entropy: &mut **entropy };
+        if let Err(error) = sender.app.finish(&mut message, &mut cx) {
+            return log::error!("a message could not be signed: {error}");
+        }
+        let from = sender.connection;
+        let mut frame = Frame::new(message);
+        let Some(destination) = frame.destination() else { return };
+        let mut targets = Vec::new();
+        match via.filter(|via| self.is_usable(*via)) {
+            Some(via) => targets.push(via),
+            None => self.router.route(destination, frame.fanout(), from, &mut targets),
+        }
+        if targets.is_empty() {
+            let text = format!("message processing error: no matching found for {destination}");
+            return self.with_app(id, now, |app, _| app.handle_no_match(&about, &text));
+        }
+        let origin = match (about.session, about.credit) {
+            (Some(session), Some(bytes)) => Origin::Publish(session, bytes),
+            _ => Origin::Link,
+        };
+        let mut on_its_way = false;
+        for target in targets {
+            match self.app_of.get(&target) {
+                Some(app) => local.push_back((*app, from, frame.message().clone())),
+                None => on_its_way |= self.send_to(target, &mut frame, from, origin),
+            }
+        }
+        if !on_its_way {
+            self.taken(origin, now);
+        }
+    }
+
+    /// Whether something can be sent over a connection that a message came from.
+    fn is_usable(&self, connection: ConnectionId) -> bool {
+        match self.router.kind(connection) {
+            Some(ConnectionKind::Local) => self.app_of.contains_key(&connection),
+            Some(_) => self.connections.contains_key(&connection),
+            None => false,
+        }
+    }
+}

@@ -1,0 +1,438 @@
+//! The core as one machine: links, the router, and the apps with their sessions.
+//!
+//! A node may be dialled, dial others, and carry local apps, all at once. It is fed the bytes of
+//! transports (sockets, in a running node; queues, in a test), calls, and time; it hands out
+//! [`Output`]s, and bytes for transports that are [`dirty`](Node::next_dirty).
+
+mod connection;
+mod delivery;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::clock::{Now, Timers};
+use crate::config::ClientConfig;
+use crate::entropy::Entropy;
+use crate::error::{Error, Result};
+use crate::identity::{Binding, Provider, Verifier};
+use crate::limits;
+use crate::link::{Identity, Link, LinkConfig, Origin};
+use crate::name::Name;
+use crate::router::{ConnectionId, ConnectionKind, Gateway, Router};
+use crate::session::app::{App, Output as AppOutput};
+use crate::session::{AppId, Context, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
+use connection::Connection;
+use subscription::Subscriptions;
+
+/// Number of a byte stream between two nodes. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TransportId(pub u64);
+
+/// How a node behaves.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// How it introduces itself.
+    pub identity: Identity,
+    /// Which connection takes what local apps send to unknown names.
+    pub gateway: Gateway,
+    /// What happens to messages that do not fit their sender's identity.
+    pub binding: Binding,
+}
+
+/// How links that are dialled from outside behave: those of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct AcceptOptions {
+    /// Refuse links without a key and unsigned messages.
+    pub require_header_mac: bool,
+    /// How long the negotiation may take.
+    pub negotiation_timeout: Duration,
+    /// A PING is sent after this time of silence.
+    pub ping_after: Duration,
+    /// And must be answered in this time.
+    pub ping_timeout: Duration,
+}
+
+/// What a node wants of the world.
+#[derive(Debug)]
+pub enum Output {
+    /// Connect a byte stream to this endpoint; answered by [`Node::handle_connected`] or
+    /// [`Node::handle_connect_failed`].
+    Dial {
+        /// Names the byte stream.
+        transport: TransportId,
+        /// A literal address or a name.
+        host: String,
+        /// The TCP port.
+        port: u16,
+        /// A limit for one attempt, if there is one.
+        timeout: Option<Duration>,
+    },
+    /// Write what the transport still has, then close it. The node has forgotten it.
+    Close {
+        /// Which.
+        transport: TransportId,
+        /// The last bytes for the peer.
+        bytes: Vec<u8>,
+    },
+    /// A call is answered.
+    Done(OpId, Result<Value>),
+    /// Somebody opened a session to an app.
+    NewSession(SessionKey, Fields),
+    /// Something for a session's application.
+    Item(SessionKey, Item),
+    /// There is room for more publishes in a session.
+    Credit {
+        /// Which.
+        session: SessionKey,
+        /// So many messages.
+        messages: usize,
+        /// So many bytes.
+        bytes: usize,
+    },
+    /// A session is over, for a reason in words.
+    Ended(SessionKey, String),
+}
+
+/// What a call gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Nothing but success.
+    Nothing,
+    /// A connection.
+    Connection(ConnectionId),
+}
+
+/// One node.
+pub struct Node {
+    options: NodeOptions,
+    entropy: Box<dyn Entropy>,
+    router: Router,
+    connections: BTreeMap<ConnectionId, Connection>,
+    transports: HashMap<TransportId, Transport>,
+    apps: BTreeMap<AppId, Local>,
+    app_of: HashMap<ConnectionId, AppId>,
+    subscriptions: Subscriptions,
+    timers: Timers<Timer>,
+    dirty: VecDeque<TransportId>,
+    outputs: VecDeque<Output>,
+    next_transport: u64,
+    next_app: u64,
+    dropped: u64,
+}
+
+/// A byte stream.
+struct Transport {
+    /// `None` while it is being connected.
+    link: Option<Link>,
+    /// `None` for an accepted one before its negotiation.
+    connection: Option<ConnectionId>,
+    dirty: bool,
+}
+
+/// An app of this node.
+struct Local {
+    app: App,
+    connection: ConnectionId,
+}
+
+/// Things that want to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    Transport(TransportId),
+    Connection(ConnectionId),
+    App(AppId),
+    Subscription(u64),
+}
+
+impl Node {
+    /// A node without links or apps.
+    pub fn new(options: NodeOptions, mut entropy: Box<dyn Entropy>) -> Node {
+        Node {
+            router: Router::new(options.gateway),
+            subscriptions: Subscriptions::new(&mut *entropy),
+            options,
+            entropy,
+            connections: BTreeMap::new(),
+            transports: HashMap::new(),
+            apps: BTreeMap::new(),
+            app_of: HashMap::new(),
+            timers: Timers::default(),
+            dirty: VecDeque::new(),
+            outputs: VecDeque::new(),
+            next_transport: 0,
+            next_app: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Somebody dialled us: the byte stream is ready.
+    pub fn accept(&mut self, options: AcceptOptions, now: Now) -> TransportId {
+        let config = LinkConfig {
+            identity: self.options.identity.clone(),
+            require_header_mac: options.require_header_mac,
+            negotiation_timeout: options.negotiation_timeout,
+            ping_after: options.ping_after,
+            ping_timeout: options.ping_timeout,
+        };
+        let id = self.new_transport(Some(Link::accept(config, now)), None);
+        self.after_link(id, now);
+        id
+    }
+
+    /// Bytes arrived on a transport.
+    pub fn handle_bytes(&mut self, transport: TransportId, bytes: &[u8], now: Now) {
+        // One HTTP/2 chunk at a time, so that what it brought is routed before more is read.
+        for chunk in bytes.chunks(limits::HTTP2_FEED) {
+            let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut())
+            else {
+                return;
+            };
+            link.handle_bytes(chunk, now, &mut *self.entropy);
+            self.after_link(transport, now);
+        }
+    }
+
+    /// A transport has ended or failed.
+    pub fn handle_disconnected(&mut self, transport: TransportId, cause: &str, now: Now) {
+        if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+            link.handle_disconnect(cause);
+            self.after_link(transport, now);
+        }
+    }
+
+    /// A transport that has bytes to write, each once until it has been asked for them.
+    pub fn next_dirty(&mut self) -> Option<TransportId> {
+        while let Some(id) = self.dirty.pop_front() {
+            if let Some(transport) = self.transports.get_mut(&id) {
+                transport.dirty = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The bytes that a transport should write now; empty when there are none.
+    pub fn output(&mut self, transport: TransportId) -> &[u8] {
+        match self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+            Some(link) => link.output(),
+            None => &[],
+        }
+    }
+
+    /// So many of them were written.
+    pub fn wrote(&mut self, transport: TransportId, len: usize, now: Now) {
+        if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+            link.wrote(len);
+            self.after_output(transport, now);
+        }
+    }
+
+    /// When [`Node::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop_due(now.mono) {
+            match timer {
+                Timer::Transport(id) => {
+                    let link = self.transports.get_mut(&id).and_then(|t| t.link.as_mut());
+                    if let Some(link) = link {
+                        link.handle_timeout(now);
+                        self.after_link(id, now);
+                    }
+                }
+                Timer::Connection(id) => self.connection_due(id, now),
+                Timer::App(id) => self.with_app(id, now, |app, cx| app.handle_timeout(cx)),
+                Timer::Subscription(id) => self.subscription_due(id, now),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The next thing that the node wants.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Adds an app; its full name is returned with its number.
+    pub fn add_app(
+        &mut self,
+        name: &Name,
+        provider: Box<dyn Provider>,
+        verifier: Box<dyn Verifier>,
+    ) -> (AppId, Name) {
+        let id = AppId(self.next_app);
+        self.next_app += 1;
+        let version = &self.options.identity.version;
+        let app = App::new(id, name, version, provider, verifier, self.options.binding);
+        let full = app.name().clone();
+        let connection = self.router.connect(ConnectionKind::Local);
+        // A connection that was just made is known to the router.
+        let _ = self.router.subscribe(connection, full.encoded(), 0);
+        self.apps.insert(id, Local { app, connection });
+        self.app_of.insert(connection, id);
+        (id, full)
+    }
+
+    /// Closes an app: its sessions end without waiting for their peers, its names are given up.
+    pub fn remove_app(&mut self, app: AppId, now: Now) {
+        self.with_app(app, now, |app, cx| app.shut_down(cx));
+        self.settle(now);
+        self.forget_app_subscriptions(app, now);
+        self.settle(now);
+        if let Some(local) = self.apps.remove(&app) {
+            self.router.disconnect(local.connection);
+            self.app_of.remove(&local.connection);
+            self.timers.set(Timer::App(app), None);
+        }
+    }
+
+    /// Opens a session. `op` is answered when it is ready.
+    pub fn open_session(
+        &mut self,
+        app: AppId,
+        config: SessionConfig,
+        destination: &Name,
+        op: OpId,
+        now: Now,
+    ) -> Result<(SessionKey, Fields)> {
+        let Node { apps, entropy, .. } = self;
+        let app_id = app;
+        let app = &mut apps.get_mut(&app).ok_or_else(|| Error::closed("app"))?.app;
+        let mut cx = Context { now, entropy: &mut **entropy };
+        let key = app.open(config, destination, op, &mut cx)?;
+        let fields = app.fields(key).ok_or_else(|| Error::closed("session"))?;
+        self.after_app(app_id);
+        self.settle(now);
+        Ok((key, fields))
+    }
+
+    /// Publishes a message; with `op` its outcome is reported.
+    pub fn publish(&mut self, session: SessionKey, payload: Payload, op: Option<OpId>, now: Now) {
+        self.with_session(session, op, now, |app, cx| app.publish(session, payload, op, cx));
+    }
+
+    /// Closes a session.
+    pub fn close_session(&mut self, session: SessionKey, op: Option<OpId>, now: Now) {
+        self.with_session(session, op, now, |app, cx| app.close(session, op, cx));
+    }
+
+    /// Whether a session's events are wanted.
+    pub fn set_events(&mut self, session: SessionKey, events: bool, now: Now) {
+        self.with_session(session, None, now, |app, _| app.set_events(session, events));
+    }
+
+    /// Ends everything: sessions, links. What [`Output::Close`] carries should still be written.
+    pub fn shut_down(&mut self, now: Now) {
+        for app in self.apps.keys().copied().collect::<Vec<_>>() {
+            self.remove_app(app, now);
+        }
+        for connection in self.connections.keys().copied().collect::<Vec<_>>() {
+            let _ = self.disconnect(connection, now);
+        }
+        for id in self.transports.keys().copied().collect::<Vec<_>>() {
+            if let Some(link) = self.transports.get_mut(&id).and_then(|t| t.link.as_mut()) {
+                link.close("the node stops");
+                self.after_link(id, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Whether nothing is left: no links, sessions, routes but those of apps to themselves, or
+    /// timers.
+    pub fn is_idle(&self) -> bool {
+        self.transports.is_empty()
+            && self.connections.is_empty()
+            && self.subscriptions.is_empty()
+            && self.router.connections() == self.apps.len()
+            && self.router.names() == self.apps.len()
+            && self.apps.values().all(|local| local.app.is_idle())
+            && self.timers.is_empty()
+    }
+
+    fn with_session(
+        &mut self,
+        session: SessionKey,
+        op: Option<OpId>,
+        now: Now,
+        act: impl FnOnce(&mut App, &mut Context<'_>),
+    ) {
+        if self.apps.contains_key(&session.app) {
+            self.with_app(session.app, now, act);
+            self.settle(now);
+        } else if let Some(op) = op {
+            self.outputs.push_back(Output::Done(op, Err(Error::closed("app"))));
+        }
+    }
+
+    fn with_app(&mut self, id: AppId, now: Now, act: impl FnOnce(&mut App, &mut Context<'_>)) {
+        let Node { apps, entropy, .. } = self;
+        if let Some(local) = apps.get_mut(&id) {
+            act(&mut local.app, &mut Context { now, entropy: &mut **entropy });
+            self.after_app(id);
+        }
+    }
+
+    fn after_app(&mut self, id: AppId) {
+        if let Some(local) = self.apps.get(&id) {
+            self.timers.set(Timer::App(id), local.app.poll_timeout());
+        }
+    }
+
+    fn new_transport(
+        &mut self,
+        link: Option<Link>,
+        connection: Option<ConnectionId>,
+    ) -> TransportId {
+        let id = TransportId(self.next_transport);
+        self.next_transport += 1;
+        self.transports.insert(id, Transport { link, connection, dirty: false });
+        id
+    }
+
+    fn mark_dirty(&mut self, id: TransportId) {
+        if let Some(transport) = self.transports.get_mut(&id) {
+            if !std::mem::replace(&mut transport.dirty, true) {
+                self.dirty.push_back(id);
+            }
+        }
+    }
+
+    fn done(&mut self, op: Option<OpId>, result: Result<Value>) {
+        self.outputs.extend(op.map(|op| Output::Done(op, result)));
+    }
+
+    /// Gives credit back for bytes that have left a link.
+    fn taken(&mut self, origin: Origin, now: Now) {
+        if let Origin::Publish(session, bytes) = origin {
+            self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
+        }
+    }
+}
+
+impl From<AppOutput> for Option<Output> {
+    /// What an app says to its application; `None` for what the node itself has to do.
+    fn from(output: AppOutput) -> Option<Output> {
+        Some(match output {
+            AppOutput::Send { .. } => return None,
+            AppOutput::Done(op, result) => Output::Done(op, result.map(|()| Value::Nothing)),
+            AppOutput::NewSession(key, fields) => Output::NewSession(key, fields),
+            AppOutput::Item(key, item) => Output::Item(key, item),
+            AppOutput::Credit { session, messages, bytes } => {
+                Output::Credit { session, messages, bytes }
+            }
+            AppOutput::Ended(key, reason) => Output::Ended(key, reason),
+        })
+    }
+}
+
+/// What dialling needs of a client's configuration.
+fn dial_host(config: &ClientConfig) -> (String, u16) {
+    (config.endpoint.host.clone(), config.endpoint.port)
+}

@@ -1,0 +1,340 @@
+//! Subscriptions: those of others in our table, and those of our apps at other nodes, with their
+//! acknowledgements (spec 01 section 7, spec 02 section 6).
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Node, Timer, Value};
+use crate::clock::Now;
+use crate::entropy::Entropy;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::link::Origin;
+use crate::name::Name;
+use crate::router::ConnectionId;
+use crate::session::{AppId, OpId};
+use crate::wire::{
+    Frame, FrameKind, Message, MessageType, SlimHeader, Subscribe, SubscriptionAck, Unsubscribe,
+};
+
+/// What apps of this node have subscribed elsewhere.
+pub(super) struct Subscriptions {
+    /// By the number that they have on the wire now; it changes when a connection is made again.
+    by_id: BTreeMap<u64, Subscription>,
+    next_id: u64,
+}
+
+struct Subscription {
+    app: AppId,
+    name: Name,
+    connection: ConnectionId,
+    /// Taking it back, not asking for it.
+    leaving: bool,
+    /// Not yet acknowledged.
+    waiting: Option<Waiting>,
+}
+
+struct Waiting {
+    tries_left: u32,
+    due: Instant,
+    op: Option<OpId>,
+    until: Instant,
+}
+
+impl Subscriptions {
+    /// Numbers start anywhere: they must differ from those of other nodes.
+    pub(super) fn new(entropy: &mut dyn Entropy) -> Subscriptions {
+        Subscriptions { by_id: BTreeMap::new(), next_id: entropy.next_u64() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        self.next_id
+    }
+
+    fn find(&self, app: AppId, name: &Name, connection: ConnectionId) -> Option<u64> {
+        let found = self.by_id.iter().find(|(_, s)| {
+            s.app == app && s.name == *name && s.connection == connection && !s.leaving
+        });
+        found.map(|(id, _)| *id)
+    }
+}
+
+impl Node {
+    /// Somebody wants messages to a name, or no longer wants them.
+    pub(super) fn on_subscription(&mut self, from: ConnectionId, frame: &Frame) {
+        let Some(name) = frame.destination() else { return };
+        let id = frame.subscription_id();
+        let result = match frame.kind() {
+            FrameKind::Subscribe => self.router.subscribe(from, name, id),
+            _ => self.router.unsubscribe(from, name, id),
+        };
+        log::debug!("connection {from}: {:?} {name} number {id}: {result:?}", frame.kind());
+        if id == 0 {
+            return;
+        }
+        let error = result.err().map(|error| error.to_string());
+        let ack = SubscriptionAck {
+            subscription_id: id,
+            success: error.is_none(),
+            error: error.unwrap_or_default(),
+        };
+        let transport = self.connections.get(&from).and_then(|c| c.transport);
+        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
+        if let (Some(link), Some(transport)) = (link, transport) {
+            link.send_ack(ack);
+            self.mark_dirty(transport);
+        }
+    }
+
+    /// Asks for messages to `name` over a connection, on behalf of an app. `op` is answered by the
+    /// acknowledgement.
+    pub fn subscribe(
+        &mut self,
+        app: AppId,
+        name: &Name,
+        connection: ConnectionId,
+        op: OpId,
+        now: Now,
+    ) -> Result<()> {
+        self.check_connection(connection)?;
+        let local = self.apps.get_mut(&app).ok_or_else(|| Error::closed("app"))?;
+        let name = name.with_id(local.app.name().id());
+        local.app.add_alias(&name);
+        let from = local.connection;
+        // Known to the router as long as the app is there.
+        let _ = self.router.subscribe(from, name.encoded(), 0);
+        if self.subscriptions.find(app, &name, connection).is_some() {
+            self.done(Some(op), Ok(Value::Nothing));
+            return Ok(());
+        }
+        self.start_subscription(app, name, connection, false, Some(op), now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Takes a subscription back.
+    pub fn unsubscribe(
+        &mut self,
+        app: AppId,
+        name: &Name,
+        connection: ConnectionId,
+        op: OpId,
+        now: Now,
+    ) -> Result<()> {
+        self.check_connection(connection)?;
+        let local = self.apps.get_mut(&app).ok_or_else(|| Error::closed("app"))?;
+        let name = name.with_id(local.app.name().id());
+        let Some(id) = self.subscriptions.find(app, &name, connection) else {
+            return Err(Error::NotFound(format!("subscription not found: {name}")));
+        };
+        if name != *local.app.name() {
+            local.app.remove_alias(&name);
+            let from = local.connection;
+            let _ = self.router.unsubscribe(from, name.encoded(), 0);
+        }
+        self.take_back(id, Some(op), now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Messages of local apps to `name` go over this connection from now on (spec 02 section 7).
+    pub fn set_route(&mut self, name: &Name, connection: ConnectionId) -> Result<()> {
+        self.check_connection(connection)?;
+        let result = self.router.subscribe(connection, name.encoded(), 0);
+        result.map_err(|error| Error::NotFound(error.to_string()))
+    }
+
+    /// Takes a route back.
+    pub fn remove_route(&mut self, name: &Name, connection: ConnectionId) -> Result<()> {
+        self.check_connection(connection)?;
+        let result = self.router.unsubscribe(connection, name.encoded(), 0);
+        result.map_err(|error| Error::NotFound(format!("{error}: route to {name}")))
+    }
+
+    fn check_connection(&self, connection: ConnectionId) -> Result<()> {
+        match self.connections.contains_key(&connection) {
+            true => Ok(()),
+            false => Err(Error::NotFound(format!("connection not found: {connection}"))),
+        }
+    }
+
+    fn start_subscription(
+        &mut self,
+        app: AppId,
+        name: Name,
+        connection: ConnectionId,
+        leaving: bool,
+        op: Option<OpId>,
+        now: Now,
+    ) {
+        let id = self.subscriptions.new_id();
+        let subscription = Subscription { app, name, connection, leaving, waiting: None };
+        self.subscriptions.by_id.insert(id, subscription);
+        self.ask(id, op, now);
+    }
+
+    fn take_back(&mut self, id: u64, op: Option<OpId>, now: Now) {
+        if let Some(subscription) = self.subscriptions.by_id.get_mut(&id) {
+            subscription.leaving = true;
+            self.ask(id, op, now);
+        }
+    }
+
+    /// Sends a request and waits for its ack.
+    fn ask(&mut self, id: u64, op: Option<OpId>, now: Now) {
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
+        let waiting = Waiting {
+            tries_left: limits::SUBSCRIPTION_RETRIES,
+            due: now.mono + limits::SUBSCRIPTION_RETRY,
+            op,
+            until: now.mono + limits::SUBSCRIPTION_WAIT,
+        };
+        subscription.waiting = Some(waiting);
+        self.send_subscription(id, now);
+        self.arm_subscription(id);
+    }
+
+    fn arm_subscription(&mut self, id: u64) {
+        let waiting = self.subscriptions.by_id.get(&id).and_then(|s| s.waiting.as_ref());
+        let at = waiting.map(|w| if w.op.is_some() { w.due.min(w.until) } else { w.due });
+        self.timers.set(Timer::Subscription(id), at);
+    }
+
+    fn send_subscription(&mut self, id: u64, now: Now) {
+        let Some(subscription) = self.subscriptions.by_id.get(&id) else { return };
+        let (connection, leaving) = (subscription.connection, subscription.leaving);
+        let name = subscription.name.clone();
+        let Some(local) = self.apps.get_mut(&subscription.app) else { return };
+        let identity = match local.app.token(now, &mut *self.entropy) {
+            Ok(token) => token,
+            Err(error) => return log::error!("no token for a subscription: {error}"),
+        };
+        let from = local.connection;
+        let header = Some(SlimHeader {
+            source: Some(local.app.name().to_wire()),
+            destination: Some(name.to_wire()),
+            identity,
+            fanout: 1,
+            version: self.options.identity.version.clone(),
+            ttl: limits::TTL,
+            ..SlimHeader::default()
+        });
+        let message_type = Some(match leaving {
+            false => MessageType::Subscribe(Subscribe { header, subscription_id: id }),
+            true => MessageType::Unsubscribe(Unsubscribe { header, subscription_id: id }),
+        });
+        let mut frame = Frame::new(Message { message_type, ..Message::default() });
+        let transport = self.connections.get(&connection).and_then(|c| c.transport);
+        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
+        if let (Some(link), Some(transport)) = (link, transport) {
+            // A link that is down gets it when it is up again.
+            let _ = link.send(&mut frame, Some(from.0), Origin::Link, limits::MAX_SENT_MESSAGE);
+            self.mark_dirty(transport);
+        }
+    }
+
+    /// An answer to one of our requests; unknown ones mean nothing.
+    pub(super) fn on_subscription_ack(&mut self, from: ConnectionId, frame: &Frame) {
+        let Some(ack) = frame.subscription_ack() else { return };
+        let id = ack.subscription_id;
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
+        if subscription.connection != from {
+            return;
+        }
+        let op = subscription.waiting.take().and_then(|waiting| waiting.op);
+        let result = match ack.success {
+            true => Ok(Value::Nothing),
+            false => {
+                let (name, error) = (&subscription.name, &ack.error);
+                let what = if subscription.leaving { "unsubscription" } else { "subscription" };
+                let text = format!("the node refused the {what} of {name}: {error}");
+                log::warn!("connection {from}: {text}");
+                Err(Error::Protocol(text))
+            }
+        };
+        if subscription.leaving || !ack.success {
+            self.subscriptions.by_id.remove(&id);
+        }
+        self.arm_subscription(id);
+        self.done(op, result);
+    }
+
+    /// A request is due to be repeated, or its caller has waited long enough.
+    pub(super) fn subscription_due(&mut self, id: u64, now: Now) {
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
+        let Some(waiting) = &mut subscription.waiting else { return };
+        let (again, name) = (waiting.due <= now.mono, subscription.name.clone());
+        let mut late = None;
+        if waiting.until <= now.mono {
+            late = waiting.op.take();
+        }
+        let given_up = again && waiting.tries_left == 0;
+        if given_up {
+            late = late.or(waiting.op.take());
+            subscription.waiting = None;
+            log::warn!("the subscription of {name} was never acknowledged");
+        } else if again {
+            waiting.tries_left -= 1;
+            waiting.due = now.mono + limits::SUBSCRIPTION_RETRY;
+            self.send_subscription(id, now);
+        }
+        if given_up && self.subscriptions.by_id.get(&id).is_some_and(|s| s.leaving) {
+            self.subscriptions.by_id.remove(&id);
+        }
+        self.arm_subscription(id);
+        let text = format!("waiting for the acknowledgement of {name}: ack timed out");
+        self.done(late, Err(Error::Timeout(text)));
+    }
+
+    /// A connection is up again: everything that was subscribed over it is subscribed anew, under
+    /// fresh numbers (spec 01 section 6.2).
+    pub(super) fn replay_subscriptions(&mut self, connection: ConnectionId, now: Now) {
+        let ids: Vec<u64> = self.subscriptions_of(|s| s.connection == connection);
+        for id in ids {
+            let Some(mut subscription) = self.subscriptions.by_id.remove(&id) else { continue };
+            self.timers.set(Timer::Subscription(id), None);
+            let op = subscription.waiting.take().and_then(|waiting| waiting.op);
+            if subscription.leaving {
+                // The other node has forgotten it with the old link.
+                self.done(op, Ok(Value::Nothing));
+                continue;
+            }
+            let Subscription { app, name, .. } = subscription;
+            self.start_subscription(app, name, connection, false, op, now);
+        }
+    }
+
+    /// A connection is gone for good.
+    pub(super) fn forget_subscriptions(&mut self, connection: ConnectionId, cause: &str) {
+        for id in self.subscriptions_of(|s| s.connection == connection) {
+            self.timers.set(Timer::Subscription(id), None);
+            let gone = self.subscriptions.by_id.remove(&id);
+            let op = gone.and_then(|s| s.waiting).and_then(|waiting| waiting.op);
+            let text = format!("connection not found: {connection} ({cause})");
+            self.done(op, Err(Error::NotFound(text)));
+        }
+    }
+
+    /// An app goes: its names are given up where the other nodes can be reached.
+    pub(super) fn forget_app_subscriptions(&mut self, app: AppId, now: Now) {
+        for id in self.subscriptions_of(|s| s.app == app) {
+            if let Some(subscription) = self.subscriptions.by_id.get_mut(&id) {
+                subscription.leaving = true;
+                let op = subscription.waiting.take().and_then(|waiting| waiting.op);
+                self.done(op, Err(Error::closed("app")));
+            }
+            self.send_subscription(id, now);
+            self.subscriptions.by_id.remove(&id);
+            self.timers.set(Timer::Subscription(id), None);
+        }
+    }
+
+    fn subscriptions_of(&self, which: impl Fn(&Subscription) -> bool) -> Vec<u64> {
+        self.subscriptions.by_id.iter().filter(|(_, s)| which(s)).map(|(id, _)| *id).collect()
+    }
+}
