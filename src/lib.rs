@@ -1,6 +1,8 @@
 //! libslim.
+pub mod api;
 pub mod clock;
 pub mod config;
+mod driver;
 pub mod entropy;
 pub mod error;
 pub mod grpc;
@@ -17,3 +19,9 @@ pub mod wire;
 
 /// Version of this library.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The version that we announce to other nodes: the one whose wire format we speak, and ours
+/// (DESIGN decision 2).
+pub fn protocol_version() -> String {
+    format!("3.4.6+libslim.{VERSION}")
+}

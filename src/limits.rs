@@ -84,3 +84,11 @@ pub const NAME_LEN: usize = 4096;
 pub const VERIFIED_TOKENS: usize = 1024;
 /// Streams after the first that a connection may open (each is refused) before it is closed.
 pub const REFUSED_STREAMS: usize = 100;
+/// What a message has besides payload, type and metadata: names, token, numbers, signatures.
+pub const MESSAGE_OVERHEAD: usize = 32 * 1024;
+/// Bytes read from a socket at a time; links are flushed after each.
+pub const READ_BUFFER: usize = 128 * 1024;
+/// Bytes read from one socket before the others get their turn.
+pub const READ_BUDGET: usize = 256 * 1024;
+/// How long a closed socket may take to write its last bytes and see the peer's end.
+pub const LINGER: Duration = Duration::from_secs(2);

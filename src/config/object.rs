@@ -112,14 +112,6 @@ impl<'a> Object<'a> {
         }
     }
 
-    pub(super) fn list(&self, key: &str) -> Result<&'a [Value], Error> {
-        match self.get(key) {
-            None => Ok(&[]),
-            Some(Value::Array(list)) => Ok(list),
-            Some(_) => Err(self.error(key, "a list is expected")),
-        }
-    }
-
     pub(super) fn strings(&self, key: &str) -> Result<Vec<(String, String)>, Error> {
         const PROBLEM: &str = "an object of strings is expected";
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };

@@ -1,0 +1,160 @@
+//! An app: a name on a node, with an identity.
+
+use std::sync::Arc;
+
+use super::node::{connect, unexpected};
+use super::session::{Session, SessionOptions};
+use super::{ConnectionId, Op, Timeout};
+use crate::config::{ClientConfig, IdentityConfig, ProviderConfig, VerifierConfig};
+use crate::driver::{Answer, AppShared, Command, OpSlot, Reply, Shared};
+use crate::entropy::SystemEntropy;
+use crate::error::{Error, Result};
+use crate::identity::{SharedSecret, SharedSecretVerifier};
+use crate::limits;
+use crate::name::Name;
+
+/// A named participant on a node. Dropping it closes its sessions without waiting for their peers.
+pub struct App {
+    node: Arc<Shared>,
+    app: Arc<AppShared>,
+}
+
+impl App {
+    pub(super) fn new(node: &Arc<Shared>, name: &Name, identity: &IdentityConfig) -> Result<App> {
+        check_name(name)?;
+        let ProviderConfig::SharedSecret { id, secret } = &identity.provider;
+        let id = id.clone().unwrap_or_else(|| name.service());
+        let provider = SharedSecret::new(&id, secret, &mut SystemEntropy)?;
+        let VerifierConfig::SharedSecret { secret } = &identity.verifier;
+        let verifier = SharedSecretVerifier::new(secret)?;
+        let (provider, verifier) = (Box::new(provider), Box::new(verifier));
+        let command = |answer| Command::NewApp(name.clone(), provider, verifier, answer);
+        match node.call(command, None, "making an app")? {
+            Reply::App(app) => Ok(App { node: Arc::clone(node), app }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The app's full name, with the id that is derived from its identity.
+    pub fn name(&self) -> &Name {
+        &self.app.name
+    }
+
+    /// Connects the app's node and subscribes to the app's own name over the new connection: the
+    /// usual beginning.
+    pub fn connect(&self, config: &ClientConfig, timeout: Timeout) -> Result<ConnectionId> {
+        let connection = connect(&self.node, config, timeout)?;
+        self.subscribe(&self.app.name.service(), connection, timeout)?;
+        Ok(connection)
+    }
+
+    /// Asks for messages to `name` over a connection. An app is reached over a connection by the
+    /// names that it subscribed there; its own name is not subscribed by itself.
+    pub fn subscribe(&self, name: &str, connection: ConnectionId, timeout: Timeout) -> Result<()> {
+        let (name, app) = (self.parse(name)?, self.app.id);
+        let what = format!("waiting for the subscription of {name}");
+        let command = |answer| Command::Subscribe(app, name, connection, answer);
+        self.node.call(command, timeout, &what).map(drop)
+    }
+
+    /// Takes a subscription back.
+    pub fn unsubscribe(
+        &self,
+        name: &str,
+        connection: ConnectionId,
+        timeout: Timeout,
+    ) -> Result<()> {
+        let (name, app) = (self.parse(name)?, self.app.id);
+        let what = format!("waiting for the unsubscription of {name}");
+        let command = |answer| Command::Unsubscribe(app, name, connection, answer);
+        self.node.call(command, timeout, &what).map(drop)
+    }
+
+    /// Sends what is meant for `name` over this connection. Needed only with several connections:
+    /// with one, everything that is not here goes there.
+    pub fn set_route(&self, name: &str, connection: ConnectionId) -> Result<()> {
+        let name = self.parse(name)?;
+        let command = |answer| Command::SetRoute(name, connection, answer);
+        self.node.call(command, None, "setting a route").map(drop)
+    }
+
+    /// Takes a route back.
+    pub fn remove_route(&self, name: &str, connection: ConnectionId) -> Result<()> {
+        let name = self.parse(name)?;
+        let command = |answer| Command::RemoveRoute(name, connection, answer);
+        self.node.call(command, None, "removing a route").map(drop)
+    }
+
+    /// Waits for a session that somebody else opened to this app. With `events`, its
+    /// [`Item::Event`](super::Item::Event)s come out of its inbox, too.
+    pub fn accept(&self, events: bool, timeout: Timeout) -> Result<Session> {
+        let shared = self.app.invitations.pop(timeout, "waiting for a session")?;
+        if events {
+            self.node.send(Command::SetEvents(shared.key, true))?;
+        }
+        Ok(Session::new(&self.node, shared))
+    }
+
+    /// Opens a session to `destination` and waits until the peer has joined. If the time runs out
+    /// first, the attempt is given up.
+    pub fn open(
+        &self,
+        options: &SessionOptions,
+        destination: &str,
+        timeout: Timeout,
+    ) -> Result<Session> {
+        let (session, op) = self.open_start(options, destination)?;
+        match op.wait(timeout) {
+            Ok(()) => Ok(session),
+            Err(Error::Timeout(_)) => {
+                Err(Error::Timeout(format!("waiting for {destination} to join the session")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a session without waiting: the operation ends when [`App::open`] would have returned.
+    /// What is published before is kept until the peer has joined.
+    pub fn open_start(&self, options: &SessionOptions, destination: &str) -> Result<(Session, Op)> {
+        let (name, app) = (self.parse(destination)?, self.app.id);
+        let config = Box::new(options.config()?);
+        let events = options.events;
+        let slot = OpSlot::new();
+        let opened = Answer(Arc::clone(&slot));
+        let command = |created| Command::Open(app, config, name, events, created, opened);
+        match self.node.call(command, None, "opening a session")? {
+            Reply::Session(shared) => {
+                let op = Op { slot, what: "waiting for the session to open" };
+                Ok((Session::new(&self.node, shared), op))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    fn parse(&self, name: &str) -> Result<Name> {
+        let name = Name::parse(name)?;
+        check_name(&name)?;
+        Ok(name)
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        // A node that is closed has closed its apps.
+        let _ = self.node.send(Command::RemoveApp(self.app.id));
+    }
+}
+
+impl std::fmt::Debug for App {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "App {}", self.app.name)
+    }
+}
+
+fn check_name(name: &Name) -> Result<()> {
+    let len = name.service().len();
+    match len <= limits::NAME_LEN {
+        true => Ok(()),
+        false => Err(Error::TooLarge { what: "a name", len, limit: limits::NAME_LEN }),
+    }
+}

@@ -1,0 +1,161 @@
+//! A conversation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Fields, Item, Kind, Message, Op, Retry, Timeout};
+use crate::driver::{
+    check_size, Answer, Command, Completion, Counted, OpSlot, SessionShared, Shared,
+};
+use crate::error::{Error, Result};
+use crate::session::{check_metadata, Payload, SessionConfig};
+
+/// How to open a session.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// With one peer, or with everybody who is invited.
+    pub kind: Kind,
+    /// Acknowledged and ordered delivery, sent again as this says; `None`: best effort.
+    pub reliable: Option<Retry>,
+    /// Pairs that the peer sees with the session.
+    pub metadata: BTreeMap<String, String>,
+    /// Whether events come out of the session's inbox.
+    pub events: bool,
+}
+
+impl Default for SessionOptions {
+    /// Point to point, reliable: ten retries, one second apart.
+    fn default() -> SessionOptions {
+        let SessionConfig { kind, reliable, metadata } = SessionConfig::default();
+        SessionOptions { kind, reliable, metadata, events: false }
+    }
+}
+
+impl SessionOptions {
+    /// The defaults, but best effort: nothing is acknowledged or sent again.
+    pub fn best_effort() -> SessionOptions {
+        SessionOptions { reliable: None, ..SessionOptions::default() }
+    }
+
+    pub(super) fn config(&self) -> Result<SessionConfig> {
+        let SessionOptions { kind, reliable, metadata, .. } = self.clone();
+        let config = SessionConfig { kind, reliable, metadata };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// What goes with a message.
+#[derive(Clone, Debug, Default)]
+pub struct PublishOptions {
+    /// What the payload is; "" is sent as "msg".
+    pub payload_type: String,
+    /// Pairs that travel with the message.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A conversation. Dropping it closes it without waiting for the peer.
+pub struct Session {
+    node: Arc<Shared>,
+    shared: Arc<SessionShared>,
+}
+
+impl Session {
+    pub(super) fn new(node: &Arc<Shared>, shared: Arc<SessionShared>) -> Session {
+        Session { node: Arc::clone(node), shared }
+    }
+
+    /// What is known about the session.
+    pub fn fields(&self) -> &Fields {
+        &self.shared.fields
+    }
+
+    /// Hands a message to the session; it is copied. Returns when it is in the send queue, not when
+    /// it has arrived: see [`Session::flush`] and [`Session::publish_start`]. While the queue is
+    /// full the call waits.
+    pub fn publish(
+        &self,
+        payload: &[u8],
+        options: &PublishOptions,
+        timeout: Timeout,
+    ) -> Result<()> {
+        let payload = self.prepare(payload, options)?;
+        self.shared.room.take(payload.len(), true, timeout)?;
+        let completion = Completion::Count(Counted::new(&self.shared));
+        self.node.send(Command::Publish(self.shared.key, payload, completion))
+    }
+
+    /// Publishes without waiting: the operation ends when every receiver has acknowledged the
+    /// message, or with [`Error::Undelivered`]. [`Error::Limit`]: the queue is full.
+    pub fn publish_start(&self, payload: &[u8], options: &PublishOptions) -> Result<Op> {
+        let payload = self.prepare(payload, options)?;
+        let full = |error| match error {
+            Error::Timeout(_) => Error::Limit("the session's send queue is full".to_owned()),
+            other => other,
+        };
+        self.shared.room.take(payload.len(), false, Some(Duration::ZERO)).map_err(full)?;
+        let slot = OpSlot::new();
+        let completion = Completion::Slot(Answer(Arc::clone(&slot)));
+        self.node.send(Command::Publish(self.shared.key, payload, completion))?;
+        Ok(Op { slot, what: "waiting for the message to be acknowledged" })
+    }
+
+    /// Answers the sender of `message`. In a point-to-point session that is the peer.
+    pub fn publish_to(
+        &self,
+        message: &Message,
+        payload: &[u8],
+        options: &PublishOptions,
+        timeout: Timeout,
+    ) -> Result<()> {
+        if self.shared.fields.kind == Kind::Group {
+            return Err(Error::Unsupported("groups are not supported yet".to_owned()));
+        }
+        // Both ends of a point-to-point session are fixed: there is nobody else to answer.
+        let _ = message;
+        self.publish(payload, options, timeout)
+    }
+
+    /// Waits until everything published before the call is acknowledged or given up.
+    /// [`Error::Undelivered`]: at least one message since the last flush was not acknowledged.
+    pub fn flush(&self, timeout: Timeout) -> Result<()> {
+        self.shared.room.flush(timeout)
+    }
+
+    /// Waits for the next message, or event where those were asked for. What arrived before the
+    /// session was closed is still given out.
+    pub fn receive(&self, timeout: Timeout) -> Result<Item> {
+        self.shared.inbox.pop(timeout, "receive timeout waiting for message")
+    }
+
+    /// Ends the session: what was published is waited for, then the peer is told.
+    ///
+    /// [`Error::Undelivered`]: the session is closed, but the peer did not confirm it.
+    /// [`Error::Timeout`]: closing goes on.
+    pub fn close(&self, timeout: Timeout) -> Result<()> {
+        let key = self.shared.key;
+        let command = |answer| Command::CloseSession(key, Some(answer));
+        self.node.call(command, timeout, "waiting for the session to close").map(drop)
+    }
+
+    fn prepare(&self, payload: &[u8], options: &PublishOptions) -> Result<Payload> {
+        check_metadata(&options.metadata)?;
+        check_size(payload.len(), &options.payload_type, &options.metadata)?;
+        let copy = payload.to_vec();
+        Ok(Payload::new(copy, &options.payload_type, options.metadata.clone()))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A node that is closed has closed its sessions.
+        let _ = self.node.send(Command::CloseSession(self.shared.key, None));
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Session {} with {}", self.shared.fields.id, self.shared.fields.destination)
+    }
+}

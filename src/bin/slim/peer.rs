@@ -1,0 +1,234 @@
+//! `slim send` and `slim receive`: one app each.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::Args;
+use slim::api::{
+    App, Event, Item, Message, Node, PublishOptions, Retry, Session, SessionOptions, Timeout,
+};
+use slim::config::{ClientConfig, NodeConfig};
+use slim::error::{Error, Result};
+
+#[derive(Args)]
+struct Common {
+    /// Name of this app: organization/namespace/service
+    #[arg(long, env = "SLIM_LOCAL")]
+    local: String,
+    /// Node to connect to: an endpoint like http://127.0.0.1:46357, or a JSON object
+    #[arg(long, env = "SLIM_SLIM", default_value = "http://127.0.0.1:46357")]
+    slim: String,
+    /// Secret that all parties share, at least 32 bytes
+    #[arg(long, env = "SLIM_SHARED_SECRET", hide_env_values = true)]
+    shared_secret: String,
+    /// Milliseconds that connecting, opening and each answer may take
+    #[arg(long, default_value_t = 30_000)]
+    timeout_ms: u64,
+}
+
+#[derive(Args)]
+pub struct SendArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Name of the app to talk to
+    #[arg(long, env = "SLIM_REMOTE")]
+    remote: String,
+    /// What to send
+    #[arg(long, env = "SLIM_MESSAGE", default_value = "hello")]
+    message: String,
+    /// How often to send it
+    #[arg(long, visible_alias = "count", default_value_t = 1)]
+    iterations: u32,
+    /// Do not wait for acknowledgements, do not send again
+    #[arg(long)]
+    best_effort: bool,
+    /// Do not wait for a reply to each message
+    #[arg(long)]
+    no_reply: bool,
+    /// Make the message so many bytes long
+    #[arg(long, default_value_t = 0)]
+    size: usize,
+    /// A pair that travels with each message (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    metadata: Vec<(String, String)>,
+    /// A pair that the peer sees with the session (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    session_metadata: Vec<(String, String)>,
+    /// What the message is
+    #[arg(long, default_value = "")]
+    payload_type: String,
+    /// Milliseconds between two tries of a message
+    #[arg(long, default_value_t = 1000)]
+    interval_ms: u64,
+    /// How often an unacknowledged message is sent again
+    #[arg(long, default_value_t = 10)]
+    retries: u32,
+}
+
+#[derive(Args)]
+pub struct ReceiveArguments {
+    #[command(flatten)]
+    common: Common,
+    /// End after so many messages
+    #[arg(long)]
+    count: Option<u64>,
+    /// Answer each message
+    #[arg(long)]
+    reply: bool,
+}
+
+pub fn send(arguments: &SendArguments) -> Result<()> {
+    let (_node, app) = start(&arguments.common)?;
+    let timeout = Some(Duration::from_millis(arguments.common.timeout_ms));
+    let interval = Duration::from_millis(arguments.interval_ms);
+    let retry = Retry { interval, max_retries: arguments.retries };
+    let options = SessionOptions {
+        reliable: (!arguments.best_effort).then_some(retry),
+        metadata: arguments.session_metadata.iter().cloned().collect(),
+        events: true,
+        ..SessionOptions::default()
+    };
+    let session = app.open(&options, &arguments.remote, timeout)?;
+    eprintln!("established {}", session.fields().id);
+    let mut payload = arguments.message.clone().into_bytes();
+    payload.resize(payload.len().max(arguments.size), b'x');
+    let publish = PublishOptions {
+        payload_type: arguments.payload_type.clone(),
+        metadata: arguments.metadata.iter().cloned().collect(),
+    };
+    for _ in 0..arguments.iterations {
+        if arguments.best_effort {
+            session.publish(&payload, &publish, timeout)?;
+        } else {
+            session.publish_start(&payload, &publish)?.wait(timeout)?;
+            eprintln!("delivered");
+        }
+        if !arguments.no_reply {
+            let reply = next_message(&session, timeout)?;
+            eprintln!("reply metadata {} type {}", json(&reply.metadata), reply.payload_type);
+            print(&reply.payload)?;
+        }
+    }
+    match session.close(timeout) {
+        Err(error @ Error::Undelivered(_)) => eprintln!("{error}"),
+        other => other?,
+    }
+    Ok(())
+}
+
+pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
+    let (_node, app) = start(&arguments.common)?;
+    eprintln!("ready {}", app.name());
+    let (done, ended) = mpsc::channel();
+    let mut left = arguments.count;
+    std::thread::scope(|scope| {
+        let app = &app;
+        let accepting = done.clone();
+        scope.spawn(move || loop {
+            match app.accept(true, None) {
+                Ok(session) => {
+                    let fields = session.fields();
+                    let (id, from) = (fields.id, &fields.destination);
+                    eprintln!("session {id} from {from} metadata {}", json(&fields.metadata));
+                    let done = accepting.clone();
+                    std::thread::spawn({
+                        let (reply, local) = (arguments.reply, arguments.common.local.clone());
+                        move || serve(&session, reply.then_some(local.as_str()), &done)
+                    });
+                }
+                Err(error) => {
+                    let _ = accepting.send(Err(error));
+                    return;
+                }
+            }
+        });
+        let result = loop {
+            if left == Some(0) {
+                break Ok(());
+            }
+            match ended.recv() {
+                Ok(Ok(())) => left = left.map(|left| left - 1),
+                Ok(Err(error)) => break Err(error),
+                Err(_) => break Ok(()),
+            }
+        };
+        // The threads wait for sessions and messages that nobody wants any more.
+        match result {
+            Ok(()) => std::process::exit(0),
+            Err(error) => {
+                eprintln!("slim: {error}");
+                std::process::exit(1);
+            }
+        }
+    })
+}
+
+/// Prints the messages of one session, and answers them if `local` is given.
+fn serve(session: &Session, local: Option<&str>, done: &mpsc::Sender<Result<()>>) {
+    loop {
+        let result = match session.receive(None) {
+            Ok(Item::Message(message)) => print(&message.payload).and_then(|()| {
+                let Some(local) = local else { return Ok(()) };
+                let mut answer = message.payload.to_vec();
+                answer.extend(format!(" from {local}").as_bytes());
+                let options = PublishOptions {
+                    payload_type: message.payload_type.clone(),
+                    metadata: message.metadata.clone(),
+                };
+                session.publish_to(&message, &answer, &options, None)?;
+                session.flush(None)
+            }),
+            Ok(Item::Event(event)) => {
+                eprintln!("event {event:?}");
+                continue;
+            }
+            Err(Error::Closed(reason)) => return eprintln!("{reason}"),
+            Err(error) => Err(error),
+        };
+        let over = matches!(result, Err(Error::Closed(_)));
+        if let Err(error) = &result {
+            eprintln!("slim: {error}");
+        }
+        if done.send(Ok(())).is_err() || over {
+            return;
+        }
+    }
+}
+
+fn start(common: &Common) -> Result<(Node, App)> {
+    let client = ClientConfig::parse(&common.slim)?;
+    let node = Node::new(&NodeConfig::default())?;
+    let app = node.app_with_secret(&common.local, &common.shared_secret)?;
+    app.connect(&client, Some(Duration::from_millis(common.timeout_ms)))?;
+    Ok((node, app))
+}
+
+fn next_message(session: &Session, timeout: Timeout) -> Result<Message> {
+    loop {
+        match session.receive(timeout)? {
+            Item::Message(message) => return Ok(*message),
+            Item::Event(Event::Closed(reason)) => {
+                return Err(Error::Closed(format!("session closed: {reason}")));
+            }
+            Item::Event(event) => eprintln!("event {event:?}"),
+        }
+    }
+}
+
+fn print(payload: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let written =
+        out.write_all(payload).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    written.map_err(|error| Error::Io(format!("standard output: {error}")))
+}
+
+fn json(pairs: &BTreeMap<String, String>) -> String {
+    serde_json::json!(pairs).to_string()
+}
+
+fn pair(text: &str) -> std::result::Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or(format!("{text:?} is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,285 @@
+//! What threads of the program ask of the loop, and how they get their answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::inbox::{deadline_after, wait};
+use super::{Inbox, Timeout};
+use crate::config::{ClientConfig, ServerConfig};
+use crate::error::{Error, Result};
+use crate::identity::{Provider, Verifier};
+use crate::limits;
+use crate::name::Name;
+use crate::router::ConnectionId;
+use crate::session::{AppId, Fields, Item, Payload, SessionConfig, SessionKey};
+
+/// A call. Each is answered through its slot.
+pub(crate) enum Command {
+    Listen(Box<ServerConfig>, Answer),
+    Connect(Box<ClientConfig>, Option<Instant>, Answer),
+    Disconnect(ConnectionId, Answer),
+    NewApp(Name, Box<dyn Provider>, Box<dyn Verifier>, Answer),
+    RemoveApp(AppId),
+    Subscribe(AppId, Name, ConnectionId, Answer),
+    Unsubscribe(AppId, Name, ConnectionId, Answer),
+    SetRoute(Name, ConnectionId, Answer),
+    RemoveRoute(Name, ConnectionId, Answer),
+    /// The first slot gets the session, the second the end of its opening.
+    Open(AppId, Box<SessionConfig>, Name, bool, Answer, Answer),
+    SetEvents(SessionKey, bool),
+    Publish(SessionKey, Payload, Completion),
+    CloseSession(SessionKey, Option<Answer>),
+    Stop,
+}
+
+/// Who is told that an operation has ended. Whatever happens to it, they are told.
+pub(crate) enum Completion {
+    /// Whoever waits at the slot.
+    Slot(Answer),
+    /// The session counts its publishes, for flushing.
+    Count(Counted),
+}
+
+impl Completion {
+    pub(crate) fn finish(self, result: Result<Reply>) {
+        match self {
+            Completion::Slot(answer) => answer.finish(result),
+            Completion::Count(counted) => counted.finish(result.err()),
+        }
+    }
+}
+
+/// The duty to answer a call. Dropping it answers that the node is closed.
+pub(crate) struct Answer(pub(crate) Arc<OpSlot>);
+
+impl Answer {
+    pub(crate) fn finish(self, result: Result<Reply>) {
+        self.0.finish(result);
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.0.finish(Err(Error::closed("node")));
+    }
+}
+
+/// The duty to count a publish as ended.
+pub(crate) struct Counted(Option<Arc<SessionShared>>);
+
+impl Counted {
+    pub(crate) fn new(session: &Arc<SessionShared>) -> Counted {
+        Counted(Some(Arc::clone(session)))
+    }
+
+    fn finish(mut self, error: Option<Error>) {
+        if let Some(session) = self.0.take() {
+            session.room.finished(error);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(session) = self.0.take() {
+            session.room.finished(Some(Error::closed("node")));
+        }
+    }
+}
+
+/// What a call gives.
+#[derive(Clone)]
+pub(crate) enum Reply {
+    Nothing,
+    Connection(ConnectionId),
+    Port(u16),
+    App(Arc<AppShared>),
+    Session(Arc<SessionShared>),
+}
+
+/// Where one answer is waited for.
+pub(crate) struct OpSlot {
+    result: Mutex<Option<Result<Reply>>>,
+    finished: Condvar,
+}
+
+impl OpSlot {
+    pub(crate) fn new() -> Arc<OpSlot> {
+        Arc::new(OpSlot { result: Mutex::new(None), finished: Condvar::new() })
+    }
+
+    /// The answer. Only the first one counts.
+    pub(crate) fn finish(&self, result: Result<Reply>) {
+        self.lock().get_or_insert(result);
+        self.finished.notify_all();
+    }
+
+    /// Waits for the answer; `what` says for what.
+    pub(crate) fn wait(&self, timeout: Timeout, what: &str) -> Result<Reply> {
+        let deadline = deadline_after(timeout);
+        let mut guard = self.lock();
+        loop {
+            if let Some(result) = &*guard {
+                return result.clone();
+            }
+            guard = match wait(&self.finished, guard, deadline) {
+                Some(guard) => guard,
+                None => return Err(Error::Timeout(what.to_owned())),
+            };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Result<Reply>>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the loop and the handles of an app share.
+pub(crate) struct AppShared {
+    pub(crate) id: AppId,
+    pub(crate) name: Name,
+    /// Sessions that others opened.
+    pub(crate) invitations: Inbox<Arc<SessionShared>>,
+}
+
+/// What the loop and the handles of a session share.
+pub(crate) struct SessionShared {
+    pub(crate) key: SessionKey,
+    pub(crate) fields: Fields,
+    pub(crate) inbox: Inbox<Item>,
+    pub(crate) room: Room,
+}
+
+impl SessionShared {
+    pub(crate) fn new(key: SessionKey, fields: Fields) -> Arc<SessionShared> {
+        let messages = match fields.reliable {
+            Some(_) => limits::SENDER_WINDOW,
+            None => limits::BEST_EFFORT_MESSAGES,
+        };
+        Arc::new(SessionShared { key, fields, inbox: Inbox::new(), room: Room::new(messages) })
+    }
+
+    /// Ends every wait.
+    pub(crate) fn close(&self, error: Error) {
+        self.room.close(error.clone());
+        self.inbox.close(error);
+    }
+}
+
+/// How much a session may still publish, and how its publishes end.
+pub(crate) struct Room {
+    state: Mutex<RoomState>,
+    changed: Condvar,
+}
+
+struct RoomState {
+    messages: usize,
+    bytes: usize,
+    published: u64,
+    finished: u64,
+    failed: Option<Error>,
+    closed: Option<Error>,
+}
+
+impl Room {
+    fn new(messages: usize) -> Room {
+        let state = RoomState {
+            messages,
+            bytes: limits::SESSION_BYTES,
+            published: 0,
+            finished: 0,
+            failed: None,
+            closed: None,
+        };
+        Room { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Waits for room for one message, and takes it. A counted one is waited for by `flush`.
+    pub(crate) fn take(&self, bytes: usize, counted: bool, timeout: Timeout) -> Result<()> {
+        let deadline = deadline_after(timeout);
+        let mut state = self.lock();
+        loop {
+            if let Some(error) = &state.closed {
+                return Err(error.clone());
+            }
+            // One message always fits when nothing else waits.
+            if state.messages > 0 && (bytes <= state.bytes || state.bytes == limits::SESSION_BYTES)
+            {
+                state.messages -= 1;
+                state.bytes = state.bytes.saturating_sub(bytes);
+                state.published += u64::from(counted);
+                return Ok(());
+            }
+            state = match wait(&self.changed, state, deadline) {
+                Some(state) => state,
+                None => return Err(Error::Timeout("waiting for room to publish".to_owned())),
+            };
+        }
+    }
+
+    /// There is room for more.
+    pub(crate) fn give(&self, messages: usize, bytes: usize) {
+        let mut state = self.lock();
+        state.messages += messages;
+        state.bytes = (state.bytes + bytes).min(limits::SESSION_BYTES);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// A counted publish has ended.
+    fn finished(&self, error: Option<Error>) {
+        let mut state = self.lock();
+        state.finished += 1;
+        if let Some(error) = error {
+            state.failed.get_or_insert(error);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Waits until everything published so far has ended.
+    pub(crate) fn flush(&self, timeout: Timeout) -> Result<()> {
+        let deadline = deadline_after(timeout);
+        let mut state = self.lock();
+        let target = state.published;
+        while state.finished < target {
+            state = match wait(&self.changed, state, deadline) {
+                Some(state) => state,
+                None => {
+                    return Err(Error::Timeout("waiting for acknowledgements".to_owned()));
+                }
+            };
+        }
+        match state.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&self, error: Error) {
+        let mut state = self.lock();
+        state.closed.get_or_insert(error);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RoomState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Checks that a message will fit, before it is queued.
+pub(crate) fn check_size(
+    len: usize,
+    payload_type: &str,
+    metadata: &BTreeMap<String, String>,
+) -> Result<()> {
+    let pairs: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+    let total = len + payload_type.len() + pairs;
+    let limit = limits::MAX_SENT_MESSAGE - limits::MESSAGE_OVERHEAD;
+    match total <= limit {
+        true => Ok(()),
+        false => Err(Error::TooLarge { what: "a message", len: total, limit }),
+    }
+}

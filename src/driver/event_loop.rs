@@ -1,0 +1,624 @@
+//! The loop itself, and the handle by which the program's threads reach it.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::resolve::resolve;
+use super::socket::{Progress, Socket, State};
+use super::{Answer, AppShared, Command, Completion, OpSlot, Reply, SessionShared, Timeout};
+use crate::clock::Now;
+use crate::config::ServerConfig;
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::node::{AcceptOptions, Node, Output, TransportId, Value};
+use crate::session::{AppId, OpId, SessionKey};
+
+const WAKER: Token = Token(0);
+
+/// What the program's threads and the loop share.
+pub(crate) struct Shared {
+    commands: Sender<Command>,
+    waker: Waker,
+    /// A wake-up is on its way: no other is needed.
+    awake: AtomicBool,
+    stopped: Arc<OpSlot>,
+}
+
+impl Shared {
+    /// Asks something of the loop.
+    pub(crate) fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| Error::closed("node"))?;
+        if !self.awake.swap(true, Ordering::AcqRel) {
+            self.waker.wake().map_err(|error| Error::Io(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Asks something and waits for the answer.
+    pub(crate) fn call(
+        &self,
+        command: impl FnOnce(Answer) -> Command,
+        timeout: Timeout,
+        what: &str,
+    ) -> Result<Reply> {
+        let slot = OpSlot::new();
+        self.send(command(Answer(Arc::clone(&slot))))?;
+        slot.wait(timeout, what)
+    }
+
+    /// Waits until the loop has ended.
+    pub(crate) fn wait_stopped(&self, timeout: Timeout) -> Result<()> {
+        self.stopped.wait(timeout, "waiting for the node to stop").map(drop)
+    }
+}
+
+/// A running loop. Dropping the handle stops it.
+pub(crate) struct NodeHandle {
+    pub(crate) shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl NodeHandle {
+    /// Starts the thread of a node.
+    pub(crate) fn start(node: Node) -> Result<NodeHandle> {
+        let io = |error: std::io::Error| Error::Io(format!("starting the node: {error}"));
+        let poll = Poll::new().map_err(io)?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(io)?;
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let stopped = OpSlot::new();
+        let shared = Arc::new(Shared {
+            commands: sender,
+            waker,
+            awake: AtomicBool::new(false),
+            stopped: Arc::clone(&stopped),
+        });
+        let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared));
+        let work = move || {
+            block_signals();
+            let result = catch_unwind(AssertUnwindSafe(|| event_loop.run()));
+            let error = match result {
+                Ok(()) => Error::closed("node"),
+                Err(_) => Error::Internal("a bug in libslim was caught: the node is dead".into()),
+            };
+            event_loop.abandon(&error);
+            drop(event_loop);
+            stopped.finish(Ok(Reply::Nothing));
+        };
+        let thread = std::thread::Builder::new().name("slim-io".to_owned()).spawn(work);
+        Ok(NodeHandle { shared, thread: Mutex::new(Some(thread.map_err(io)?)) })
+    }
+
+    /// Asks the loop to end; returns at once.
+    pub(crate) fn stop(&self) {
+        // A loop that has ended needs no telling.
+        let _ = self.shared.send(Command::Stop);
+    }
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        self.stop();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // Its panics were caught inside.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Blocks all signals in this thread: they belong to the program's own threads.
+pub(super) fn block_signals() {
+    // SAFETY: the set is initialised by sigfillset before it is read.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
+}
+
+struct Listener {
+    socket: TcpListener,
+    options: AcceptOptions,
+}
+
+type Resolved = (TransportId, std::result::Result<Vec<SocketAddr>, String>, Option<Instant>);
+
+struct EventLoop {
+    node: Node,
+    poll: Poll,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    resolved: (Sender<Resolved>, Receiver<Resolved>),
+    sockets: HashMap<TransportId, Socket>,
+    listeners: HashMap<Token, Listener>,
+    next_listener: usize,
+    apps: HashMap<AppId, Arc<AppShared>>,
+    sessions: HashMap<SessionKey, Arc<SessionShared>>,
+    ops: HashMap<OpId, Completion>,
+    next_op: u64,
+    /// Sockets that may have more to read, though the kernel will not say so again.
+    run_again: VecDeque<TransportId>,
+    buffer: Vec<u8>,
+    stopping: Option<Instant>,
+}
+
+impl EventLoop {
+    fn new(node: Node, poll: Poll, commands: Receiver<Command>, shared: Arc<Shared>) -> EventLoop {
+        EventLoop {
+            node,
+            poll,
+            commands,
+            shared,
+            resolved: crossbeam_channel::unbounded(),
+            sockets: HashMap::new(),
+            listeners: HashMap::new(),
+            next_listener: 0,
+            apps: HashMap::new(),
+            sessions: HashMap::new(),
+            ops: HashMap::new(),
+            next_op: 0,
+            run_again: VecDeque::new(),
+            buffer: Vec::new(),
+            stopping: None,
+        }
+    }
+
+    fn run(&mut self) {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout) {
+                if error.kind() != std::io::ErrorKind::Interrupted {
+                    log::error!("waiting for sockets failed: {error}");
+                }
+            }
+            let now = now();
+            self.take_commands(now);
+            for event in &events {
+                self.on_event(event, now);
+            }
+            for transport in std::mem::take(&mut self.run_again) {
+                self.read(transport, now);
+            }
+            self.check_deadlines(now);
+            self.node.handle_timeout(now);
+            self.carry_out(now);
+            if self.stopping.is_some_and(|at| self.sockets.is_empty() || at <= now.mono) {
+                return;
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.run_again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let sockets = self.sockets.values().filter_map(Socket::deadline);
+        let next = self.node.poll_timeout().into_iter().chain(self.stopping).chain(sockets).min();
+        next.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does everything that the core wants, and writes what links have to say.
+    fn carry_out(&mut self, now: Now) {
+        loop {
+            while let Some(output) = self.node.poll_output() {
+                self.on_output(output, now);
+            }
+            match self.node.next_dirty() {
+                Some(transport) => self.flush(transport, now),
+                None => return,
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &mio::event::Event, now: Now) {
+        let token = event.token();
+        if token == WAKER {
+            return;
+        }
+        if self.listeners.contains_key(&token) {
+            return self.accept(token, now);
+        }
+        let transport = TransportId((token.0 / 2 - 1) as u64);
+        let Some(socket) = self.sockets.get_mut(&transport) else { return };
+        socket.hangup |= event.is_read_closed() || event.is_error();
+        socket.writable |= event.is_writable();
+        match socket.state {
+            State::Connecting { .. } => self.finish_connecting(transport, now),
+            State::Open => {
+                if event.is_writable() {
+                    self.flush(transport, now);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    self.read(transport, now);
+                }
+            }
+            State::Closing { .. } => self.wind_up(transport),
+        }
+    }
+
+    /// Reads until the socket is drained or has had its share of this turn.
+    fn read(&mut self, transport: TransportId, now: Now) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; limits::READ_BUFFER];
+        }
+        let mut budget = limits::READ_BUDGET;
+        while let Some(socket) = self.sockets.get_mut(&transport) {
+            if !matches!(socket.state, State::Open) {
+                return;
+            }
+            match socket.read(&mut self.buffer) {
+                Progress::Bytes(len) => {
+                    let drained = len < self.buffer.len() && !socket.hangup;
+                    self.node.handle_bytes(transport, &self.buffer[..len], now);
+                    self.carry_out(now);
+                    if drained {
+                        return;
+                    }
+                    budget = budget.saturating_sub(len);
+                    if budget == 0 {
+                        return self.run_again.push_back(transport);
+                    }
+                }
+                Progress::Blocked => return,
+                Progress::Ended(cause) => {
+                    socket.hangup = true;
+                    self.node.handle_disconnected(transport, &cause, now);
+                    return self.carry_out(now);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self, transport: TransportId, now: Now) {
+        loop {
+            let Some(socket) = self.sockets.get_mut(&transport) else { return };
+            if !socket.writable || !matches!(socket.state, State::Open) {
+                return;
+            }
+            let bytes = self.node.output(transport);
+            if bytes.is_empty() {
+                // Looking for output may have brought news.
+                return self.node.wrote(transport, 0, now);
+            }
+            match socket.write(bytes) {
+                Progress::Bytes(len) => self.node.wrote(transport, len, now),
+                Progress::Blocked => return,
+                Progress::Ended(cause) => {
+                    socket.hangup = true;
+                    return self.node.handle_disconnected(transport, &cause, now);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, token: Token, now: Now) {
+        loop {
+            let Some(listener) = self.listeners.get(&token) else { return };
+            let options = listener.options;
+            match listener.socket.accept() {
+                Ok((stream, _)) => {
+                    let transport = self.node.accept(options, now);
+                    self.add_socket(transport, Socket::new(stream, State::Open), now);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of descriptors: the kernel keeps the connection in its queue.
+                    return log::error!("a connection could not be accepted: {error}");
+                }
+            }
+        }
+    }
+
+    fn add_socket(&mut self, transport: TransportId, mut socket: Socket, now: Now) {
+        let token = Token((transport.0 as usize + 1) * 2);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut socket.stream, token, interest) {
+            return self.node.handle_disconnected(transport, &error.to_string(), now);
+        }
+        self.sockets.insert(transport, socket);
+    }
+
+    fn dial(&mut self, transport: TransportId, host: String, port: u16, limit: Timeout, now: Now) {
+        let deadline = limit.map(|limit| now.mono + limit);
+        if let Ok(ip) = host.parse::<IpAddr>() {
+            let others = VecDeque::from([SocketAddr::new(ip, port)]);
+            return self.try_next(transport, others, deadline, "no address", now);
+        }
+        let (sender, shared) = (self.resolved.0.clone(), Arc::clone(&self.shared));
+        let answer = move |found| {
+            // A loop that has ended does not want to know.
+            let _ = sender.send((transport, found, deadline));
+            let _ = shared.waker.wake();
+        };
+        if let Err(error) = resolve(host, port, answer) {
+            self.node.handle_connect_failed(transport, &error.to_string(), now);
+        }
+    }
+
+    /// Tries one address after the other.
+    fn try_next(
+        &mut self,
+        transport: TransportId,
+        mut others: VecDeque<SocketAddr>,
+        deadline: Option<Instant>,
+        last_error: &str,
+        now: Now,
+    ) {
+        let mut cause = last_error.to_owned();
+        while let Some(address) = others.pop_front() {
+            match TcpStream::connect(address) {
+                Ok(stream) => {
+                    let state = State::Connecting { deadline, others };
+                    return self.add_socket(transport, Socket::new(stream, state), now);
+                }
+                Err(error) => cause = format!("{address}: {error}"),
+            }
+        }
+        self.node.handle_connect_failed(transport, &cause, now);
+    }
+
+    fn finish_connecting(&mut self, transport: TransportId, now: Now) {
+        let Some(socket) = self.sockets.get_mut(&transport) else { return };
+        let failed = match socket.stream.take_error() {
+            Ok(None) => None,
+            Ok(Some(error)) | Err(error) => Some(error.to_string()),
+        };
+        if failed.is_none() && socket.stream.peer_addr().is_err() && !socket.hangup {
+            return; // not yet
+        }
+        match failed {
+            None => {
+                socket.state = State::Open;
+                self.node.handle_connected(transport, now);
+                self.carry_out(now);
+            }
+            Some(cause) => self.connecting_failed(transport, &cause, now),
+        }
+    }
+
+    fn connecting_failed(&mut self, transport: TransportId, cause: &str, now: Now) {
+        let Some(mut socket) = self.sockets.remove(&transport) else { return };
+        // It was registered when it was added.
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+        if let State::Connecting { deadline, others, .. } = socket.state {
+            self.try_next(transport, others, deadline, cause, now);
+        }
+    }
+
+    fn wind_up(&mut self, transport: TransportId) {
+        let done = self.sockets.get_mut(&transport).is_some_and(Socket::wind_up);
+        if done {
+            self.remove_socket(transport);
+        }
+    }
+
+    fn remove_socket(&mut self, transport: TransportId) {
+        if let Some(mut socket) = self.sockets.remove(&transport) {
+            // It was registered when it was added.
+            let _ = self.poll.registry().deregister(&mut socket.stream);
+        }
+    }
+
+    fn check_deadlines(&mut self, now: Now) {
+        let due = |socket: &Socket| socket.deadline().is_some_and(|at| at <= now.mono);
+        let late: Vec<TransportId> =
+            self.sockets.iter().filter(|(_, socket)| due(socket)).map(|(id, _)| *id).collect();
+        for transport in late {
+            match self.sockets.get(&transport).map(|socket| &socket.state) {
+                Some(State::Connecting { .. }) => {
+                    self.connecting_failed(transport, "no answer within connect_timeout", now);
+                }
+                _ => self.remove_socket(transport),
+            }
+        }
+    }
+
+    fn take_commands(&mut self, now: Now) {
+        // The flag first: a command that arrives from now on wakes us again.
+        self.shared.awake.store(false, Ordering::Release);
+        while let Ok((transport, found, deadline)) = self.resolved.1.try_recv() {
+            match found {
+                Ok(found) => {
+                    self.try_next(transport, found.into(), deadline, "no address", now);
+                }
+                Err(cause) => self.node.handle_connect_failed(transport, &cause, now),
+            }
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.on_command(command, now);
+        }
+    }
+
+    fn on_command(&mut self, command: Command, now: Now) {
+        match command {
+            Command::Listen(config, slot) => slot.finish(self.listen(&config).map(Reply::Port)),
+            Command::Connect(config, deadline, slot) => {
+                let op = self.new_op(Completion::Slot(slot));
+                self.node.connect(*config, op, deadline, now);
+            }
+            Command::Disconnect(connection, slot) => {
+                let result = self.node.disconnect(connection, now);
+                slot.finish(result.map(|()| Reply::Nothing));
+            }
+            Command::NewApp(name, provider, verifier, slot) => {
+                let (id, name) = self.node.add_app(&name, provider, verifier);
+                let invitations = super::Inbox::new();
+                let app = Arc::new(AppShared { id, name, invitations });
+                self.apps.insert(id, Arc::clone(&app));
+                slot.finish(Ok(Reply::App(app)));
+            }
+            Command::RemoveApp(app) => {
+                self.node.remove_app(app, now);
+                if let Some(app) = self.apps.remove(&app) {
+                    app.invitations.close(Error::closed("app"));
+                }
+            }
+            Command::Subscribe(app, name, connection, slot) => {
+                self.start(slot, |node, op| node.subscribe(app, &name, connection, op, now));
+            }
+            Command::Unsubscribe(app, name, connection, slot) => {
+                self.start(slot, |node, op| node.unsubscribe(app, &name, connection, op, now));
+            }
+            Command::SetRoute(name, connection, slot) => {
+                slot.finish(self.node.set_route(&name, connection).map(|()| Reply::Nothing));
+            }
+            Command::RemoveRoute(name, connection, slot) => {
+                slot.finish(self.node.remove_route(&name, connection).map(|()| Reply::Nothing));
+            }
+            Command::Open(app, config, name, events, created, opened) => {
+                let op = self.new_op(Completion::Slot(opened));
+                match self.node.open_session(app, *config, &name, op, now) {
+                    Ok((key, fields)) => {
+                        let session = SessionShared::new(key, fields);
+                        self.sessions.insert(key, Arc::clone(&session));
+                        self.node.set_events(key, events, now);
+                        created.finish(Ok(Reply::Session(session)));
+                    }
+                    Err(error) => {
+                        self.ops.remove(&op);
+                        created.finish(Err(error));
+                    }
+                }
+            }
+            Command::SetEvents(session, events) => self.node.set_events(session, events, now),
+            Command::Publish(session, payload, completion) => {
+                let op = self.new_op(completion);
+                self.node.publish(session, payload, Some(op), now);
+            }
+            Command::CloseSession(session, slot) => {
+                let op = slot.map(|slot| self.new_op(Completion::Slot(slot)));
+                self.node.close_session(session, op, now);
+            }
+            Command::Stop => self.stop(now),
+        }
+    }
+
+    fn new_op(&mut self, completion: Completion) -> OpId {
+        let op = OpId(self.next_op);
+        self.next_op += 1;
+        self.ops.insert(op, completion);
+        op
+    }
+
+    /// Starts an operation that may fail at once.
+    fn start(&mut self, slot: Answer, act: impl FnOnce(&mut Node, OpId) -> Result<()>) {
+        let op = self.new_op(Completion::Slot(slot));
+        if let Err(error) = act(&mut self.node, op) {
+            if let Some(completion) = self.ops.remove(&op) {
+                completion.finish(Err(error));
+            }
+        }
+    }
+
+    fn listen(&mut self, config: &ServerConfig) -> Result<u16> {
+        let endpoint = &config.endpoint;
+        let io = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                Error::Exists(format!("cannot listen on {endpoint}: {error}"))
+            }
+            _ => Error::Io(format!("cannot listen on {endpoint}: {error}")),
+        };
+        let mut socket = TcpListener::bind(config.address).map_err(io)?;
+        let port = socket.local_addr().map_err(io)?.port();
+        let token = Token(self.next_listener * 2 + 1);
+        self.next_listener += 1;
+        self.poll.registry().register(&mut socket, token, Interest::READABLE).map_err(io)?;
+        let options = AcceptOptions {
+            require_header_mac: config.require_header_mac,
+            negotiation_timeout: config.negotiation_timeout,
+            ping_after: config.keepalive.time,
+            ping_timeout: config.keepalive.timeout,
+        };
+        self.listeners.insert(token, Listener { socket, options });
+        log::info!("listening on {}:{port}", config.address.ip());
+        Ok(port)
+    }
+
+    fn on_output(&mut self, output: Output, now: Now) {
+        match output {
+            Output::Dial { transport, host, port, timeout } => {
+                self.dial(transport, host, port, timeout, now);
+            }
+            Output::Close { transport, bytes } => {
+                if let Some(socket) = self.sockets.get_mut(&transport) {
+                    let deadline = now.mono + limits::LINGER;
+                    socket.state = State::Closing { bytes, deadline };
+                    self.wind_up(transport);
+                }
+            }
+            Output::Done(op, result) => {
+                if let Some(completion) = self.ops.remove(&op) {
+                    completion.finish(result.map(|value| match value {
+                        Value::Nothing => Reply::Nothing,
+                        Value::Connection(id) => Reply::Connection(id),
+                    }));
+                }
+            }
+            Output::NewSession(key, fields) => {
+                let session = SessionShared::new(key, fields);
+                self.sessions.insert(key, Arc::clone(&session));
+                if let Some(app) = self.apps.get(&key.app) {
+                    app.invitations.push(session);
+                }
+            }
+            Output::Item(key, item) => {
+                if let Some(session) = self.sessions.get(&key) {
+                    session.inbox.push(item);
+                }
+            }
+            Output::Credit { session, messages, bytes } => {
+                if let Some(session) = self.sessions.get(&session) {
+                    session.room.give(messages, bytes);
+                }
+            }
+            Output::Ended(key, reason) => {
+                if let Some(session) = self.sessions.remove(&key) {
+                    session.close(Error::Closed(format!("session closed: {reason}")));
+                }
+            }
+        }
+    }
+
+    /// The end: the listeners first, so that clients which come back are refused and try again.
+    fn stop(&mut self, now: Now) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(now.mono + limits::LINGER);
+        for (_, mut listener) in self.listeners.drain() {
+            // It was registered when it was added.
+            let _ = self.poll.registry().deregister(&mut listener.socket);
+        }
+        self.node.shut_down(now);
+        self.carry_out(now);
+    }
+
+    /// Ends every wait with this error.
+    fn abandon(&mut self, error: &Error) {
+        for (_, completion) in self.ops.drain() {
+            completion.finish(Err(error.clone()));
+        }
+        for (_, session) in self.sessions.drain() {
+            session.close(error.clone());
+        }
+        for (_, app) in self.apps.drain() {
+            app.invitations.close(error.clone());
+        }
+    }
+}
+
+fn now() -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { mono: Instant::now(), unix }
+}

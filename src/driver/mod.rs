@@ -1,0 +1,18 @@
+//! The world outside the core: one thread per node, its sockets, and the queues to the threads of
+//! the program.
+//!
+//! The loop waits (for sockets, calls, or the core's next timer), feeds the core, carries out what
+//! it wants, and writes each link's bytes once a turn. All signals are blocked in its thread.
+
+mod command;
+mod event_loop;
+mod inbox;
+mod resolve;
+mod socket;
+
+pub(crate) use command::{
+    check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
+};
+pub(crate) use event_loop::{NodeHandle, Shared};
+pub(crate) use inbox::Inbox;
+pub use inbox::Timeout;
