@@ -5,6 +5,7 @@ pub mod config;
 mod driver;
 pub mod entropy;
 pub mod error;
+pub mod ffi;
 pub mod grpc;
 pub mod http2;
 pub mod identity;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use slim::api::{
@@ -11,6 +11,9 @@ use slim::api::{
 };
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
+
+/// How long `receive --count` waits for its sessions to end.
+const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 struct Common {
@@ -121,78 +124,85 @@ pub fn send(arguments: &SendArguments) -> Result<()> {
 pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
     let (_node, app) = start(&arguments.common)?;
     eprintln!("ready {}", app.name());
-    let (done, ended) = mpsc::channel();
-    let mut left = arguments.count;
-    std::thread::scope(|scope| {
-        let app = &app;
-        let accepting = done.clone();
-        scope.spawn(move || loop {
-            match app.accept(true, None) {
-                Ok(session) => {
-                    let fields = session.fields();
-                    let (id, from) = (fields.id, &fields.destination);
-                    eprintln!("session {id} from {from} metadata {}", json(&fields.metadata));
-                    let done = accepting.clone();
-                    std::thread::spawn({
-                        let (reply, local) = (arguments.reply, arguments.common.local.clone());
-                        move || serve(&session, reply.then_some(local.as_str()), &done)
-                    });
-                }
-                Err(error) => {
-                    let _ = accepting.send(Err(error));
-                    return;
-                }
-            }
-        });
-        let result = loop {
-            if left == Some(0) {
-                break Ok(());
-            }
-            match ended.recv() {
-                Ok(Ok(())) => left = left.map(|left| left - 1),
-                Ok(Err(error)) => break Err(error),
-                Err(_) => break Ok(()),
-            }
-        };
-        // The threads wait for sessions and messages that nobody wants any more.
-        match result {
-            Ok(()) => std::process::exit(0),
-            Err(error) => {
-                eprintln!("slim: {error}");
-                std::process::exit(1);
-            }
+    let (notes, inbox) = mpsc::channel();
+    let local = arguments.reply.then(|| arguments.common.local.clone());
+    std::thread::spawn(move || accept(&app, local.as_deref(), &notes));
+    let (mut messages, mut sessions) = (0, 0);
+    while arguments.count.is_none_or(|count| messages < count) {
+        match inbox.recv() {
+            Ok(Note::Message) => messages += 1,
+            Ok(Note::Begun) => sessions += 1,
+            Ok(Note::Ended) => sessions -= 1,
+            Ok(Note::Failed(error)) => return Err(error),
+            Err(_) => return Ok(()),
         }
-    })
+    }
+    // The peers may have something to say still: their goodbye, at least.
+    let until = Instant::now() + GRACE;
+    while sessions > 0 {
+        match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(Note::Ended) => sessions -= 1,
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+/// What the threads of `receive` tell.
+enum Note {
+    Begun,
+    Message,
+    Ended,
+    Failed(Error),
+}
+
+/// Takes sessions, each served by a thread of its own.
+fn accept(app: &App, local: Option<&str>, notes: &mpsc::Sender<Note>) {
+    loop {
+        let session = match app.accept(true, None) {
+            Ok(session) => session,
+            Err(error) => return drop(notes.send(Note::Failed(error))),
+        };
+        let fields = session.fields();
+        let (id, from) = (fields.id, &fields.destination);
+        eprintln!("session {id} from {from} metadata {}", json(&fields.metadata));
+        let (local, notes) = (local.map(str::to_owned), notes.clone());
+        if notes.send(Note::Begun).is_err() {
+            return;
+        }
+        std::thread::spawn(move || {
+            if let Err(error) = serve(&session, local.as_deref(), &notes) {
+                eprintln!("session {id}: {error}");
+            }
+            drop(notes.send(Note::Ended));
+        });
+    }
 }
 
 /// Prints the messages of one session, and answers them if `local` is given.
-fn serve(session: &Session, local: Option<&str>, done: &mpsc::Sender<Result<()>>) {
+fn serve(session: &Session, local: Option<&str>, notes: &mpsc::Sender<Note>) -> Result<()> {
     loop {
-        let result = match session.receive(None) {
-            Ok(Item::Message(message)) => print(&message.payload).and_then(|()| {
-                let Some(local) = local else { return Ok(()) };
-                let mut answer = message.payload.to_vec();
-                answer.extend(format!(" from {local}").as_bytes());
-                let options = PublishOptions {
-                    payload_type: message.payload_type.clone(),
-                    metadata: message.metadata.clone(),
-                };
-                session.publish_to(&message, &answer, &options, None)?;
-                session.flush(None)
-            }),
-            Ok(Item::Event(event)) => {
+        let message = match session.receive(None)? {
+            Item::Message(message) => message,
+            Item::Event(event) => {
                 eprintln!("event {event:?}");
                 continue;
             }
-            Err(Error::Closed(reason)) => return eprintln!("{reason}"),
-            Err(error) => Err(error),
         };
-        let over = matches!(result, Err(Error::Closed(_)));
-        if let Err(error) = &result {
-            eprintln!("slim: {error}");
+        print(&message.payload)?;
+        if let Some(local) = local {
+            let mut answer = message.payload.to_vec();
+            answer.extend(format!(" from {local}").as_bytes());
+            let options = PublishOptions {
+                payload_type: message.payload_type.clone(),
+                metadata: message.metadata.clone(),
+            };
+            session.publish_to(&message, &answer, &options, None)?;
+            session.flush(None)?;
         }
-        if done.send(Ok(())).is_err() || over {
-            return;
+        if notes.send(Note::Message).is_err() {
+            return Ok(());
         }
     }
 }

@@ -1,0 +1,683 @@
+/* slim.h - C interface of libslim, messaging over SLIM.
+ *
+ * Ownership
+ *   A handle (slim_node, slim_app, slim_session, slim_message) that a call stores through a
+ *   pointer belongs to the caller, who frees it with the slim_..._free() of its type, once. When
+ *   a call fails it stores nothing. Handles may be freed in any order. Nothing else is ever freed
+ *   by the caller. Arguments are copied: a string, a payload or an options struct may be changed
+ *   or freed as soon as the call returns.
+ *
+ * Threads
+ *   Any function may be called from any thread, also on the same handle at the same time, with
+ *   one exception: freeing a handle must be the last call on it. Each node runs one thread of its
+ *   own, with all signals blocked; no function is ever called back.
+ *
+ * Time
+ *   timeout_ms is in milliseconds: 0 does not wait, SLIM_WAIT_FOREVER (-1) waits without limit.
+ *   Signals do not interrupt a wait; closing or freeing a parent handle ends it with
+ *   SLIM_ERR_CLOSED.
+ *
+ * Strings
+ *   UTF-8, NUL-terminated. Names are "org/namespace/service" or, with the ID of one instance,
+ *   "org/namespace/service/0b3fc0de-...".
+ */
+
+
+#ifndef SLIM_H
+#define SLIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Written by `make header` from src/ffi. Do not edit. */
+
+#define SLIM_VERSION "0.1.0"
+
+#define SLIM_WAIT_FOREVER (-1)
+
+#define SLIM_SESSION_OPTIONS_INIT \
+    {sizeof(slim_session_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0}
+#define SLIM_PUBLISH_OPTIONS_INIT {sizeof(slim_publish_options), NULL, NULL, 0}
+#define SLIM_SESSION_FIELDS_INIT {sizeof(slim_session_fields), 0, 0, 0, NULL, NULL, NULL, 0}
+#define SLIM_MESSAGE_FIELDS_INIT \
+    {sizeof(slim_message_fields), 0, 0, NULL, 0, NULL, NULL, NULL, NULL, 0, NULL, 0}
+
+#if defined(__GNUC__)
+#define SLIM_API __attribute__((visibility("default")))
+#define SLIM_CHECKED __attribute__((warn_unused_result))
+#else
+#define SLIM_API
+#define SLIM_CHECKED
+#endif
+
+
+// Result of almost every call: SLIM_OK, or a negative code.
+//
+// The numbers never change and are never reused; later releases may add codes, so a switch needs
+// a default.
+typedef enum {
+    // The call did what it says.
+    SLIM_OK = 0,
+    // A pointer is NULL, a string is not UTF-8, a number is out of range, a struct size is wrong.
+    SLIM_ERR_INVALID_ARGUMENT = -1,
+    // A name is not "org/namespace/service" or "org/namespace/service/ID".
+    SLIM_ERR_INVALID_NAME = -2,
+    // A JSON text does not parse, or a key or value in it is not accepted.
+    SLIM_ERR_INVALID_CONFIG = -3,
+    // The time given to the call ran out; with a time of 0, nothing was ready.
+    SLIM_ERR_TIMEOUT = -4,
+    // The handle, its session or its node has been closed, by this side or by the peer.
+    SLIM_ERR_CLOSED = -5,
+    // No such connection, subscription, route or participant.
+    SLIM_ERR_NOT_FOUND = -6,
+    // The participant, subscription or listener is there already.
+    SLIM_ERR_EXISTS = -7,
+    // Not possible for this kind of session, in its present state, or for a non-moderator.
+    SLIM_ERR_NOT_ALLOWED = -8,
+    // A payload, a name or a metadata entry is over its limit.
+    SLIM_ERR_TOO_LARGE = -9,
+    // A queue or table is at its limit.
+    SLIM_ERR_LIMIT = -10,
+    // The endpoint could not be resolved, or could not be connected to.
+    SLIM_ERR_CONNECT = -11,
+    // The TLS handshake failed, or a certificate or key could not be used.
+    SLIM_ERR_TLS = -12,
+    // An identity or token was rejected, here or by the node.
+    SLIM_ERR_AUTH = -13,
+    // The peer sent something that the protocol does not allow.
+    SLIM_ERR_PROTOCOL = -14,
+    // The MLS group could not be set up or a message could not be opened.
+    SLIM_ERR_MLS = -15,
+    // Nobody valid answered for a name: no such app, or one with another secret.
+    SLIM_ERR_NO_ROUTE = -16,
+    // The message was not acknowledged in all its tries. It may have arrived all the same.
+    SLIM_ERR_UNDELIVERED = -18,
+    // The operating system refused something; slim_last_error() has its words.
+    SLIM_ERR_IO = -19,
+    // This version does not do that.
+    SLIM_ERR_UNSUPPORTED = -20,
+    // The handle was made before fork() and is used in the child.
+    SLIM_ERR_FORKED = -21,
+    // A bug in libslim was caught. The node involved is dead: free its handles.
+    SLIM_ERR_INTERNAL = -22,
+} slim_status;
+
+// What a session is for.
+typedef enum {
+    // With one app: the instance that a destination with an ID names, or any one instance, which
+    // is then kept.
+    SLIM_SESSION_POINT_TO_POINT = 1,
+    // With everyone who was invited; the destination is the group's name. The creator is its
+    // moderator. Not in this version.
+    SLIM_SESSION_GROUP = 2,
+} slim_session_kind;
+
+// What slim_session_receive() gave. Other kinds than 0 only come from sessions that asked for
+// events; later releases may add some.
+typedef enum {
+    // A message.
+    SLIM_MESSAGE = 0,
+    // The peer named by `source` does not answer any more.
+    SLIM_EVENT_PEER_OFFLINE = 1,
+    // It is back.
+    SLIM_EVENT_PEER_ONLINE = 2,
+    // It has left.
+    SLIM_EVENT_PEER_LEFT = 3,
+    // The link of the session is gone; it is being made again.
+    SLIM_EVENT_CONNECTION_LOST = 4,
+    // It is back.
+    SLIM_EVENT_CONNECTION_BACK = 5,
+    // A message of the peer named by `source` cannot be had any more.
+    SLIM_EVENT_MESSAGE_LOST = 6,
+    // The session is over; the data is the reason, as text.
+    SLIM_EVENT_SESSION_CLOSED = 7,
+} slim_message_kind;
+
+// A named participant on a node, with an identity.
+typedef struct slim_app slim_app;
+
+// A received message.
+typedef struct slim_message slim_message;
+
+// A SLIM data plane in this process, with its own I/O thread.
+//
+// It may connect to other nodes, listen for them, or both, and it carries the apps made on it.
+typedef struct slim_node slim_node;
+
+// A conversation: with one app, or with the members of a group.
+typedef struct slim_session slim_session;
+
+// One entry of metadata. Both strings are UTF-8 and NUL-terminated.
+typedef struct {
+    // What it is called.
+    const char *key;
+    // What it says.
+    const char *value;
+} slim_pair;
+
+// How to open a session. Start from SLIM_SESSION_OPTIONS_INIT; a field of 0 means its default.
+typedef struct {
+    // sizeof(slim_session_options), as the caller was compiled.
+    uint32_t size;
+    // A slim_session_kind. Default: point to point.
+    int32_t kind;
+    // 0: reliable (acknowledged, in order, sent again); 1: best effort.
+    int32_t delivery;
+    // 0: unicast, one instance for the whole session; 1: anycast. Only 0 in this version.
+    int32_t addressing;
+    // 0: both ways. Others are not in this version.
+    int32_t direction;
+    // 1: events come out of slim_session_receive(), too. Default: 0, no.
+    int32_t events;
+    // 1: encrypted end to end with MLS. Default: 0, no. Not in this version.
+    int32_t mls;
+    // How often an unacknowledged message is sent again; -1 for never. Default: 10.
+    int32_t max_retries;
+    // Milliseconds between two tries, 1 to 3600000. Default: 1000.
+    uint32_t retry_interval_ms;
+    // Percent of received messages whose header is checked against its MLS copy; -1 for none.
+    // Default: 100. Not in this version.
+    int32_t mls_header_check;
+    // Key-value pairs that the peers see with the session.
+    const slim_pair *metadata;
+    // Number of pairs.
+    size_t metadata_len;
+} slim_session_options;
+
+// What is known about a session. The strings are valid until the session is freed.
+typedef struct {
+    // sizeof(slim_session_fields), as the caller was compiled; set it before the call.
+    uint32_t size;
+    // The session's number.
+    uint32_t id;
+    // A slim_session_kind.
+    int32_t kind;
+    // 1 if this side opened the session.
+    int32_t initiator;
+    // This side's full name.
+    const char *source;
+    // The peer's or the group's name.
+    const char *destination;
+    // The pairs that the session was opened with.
+    const slim_pair *metadata;
+    // Number of pairs.
+    size_t metadata_len;
+} slim_session_fields;
+
+// How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
+typedef struct {
+    // sizeof(slim_publish_options), as the caller was compiled.
+    uint32_t size;
+    // What the payload is, for example "application/json". Default: "msg".
+    const char *payload_type;
+    // Key-value pairs that travel with the message.
+    const slim_pair *metadata;
+    // Number of pairs.
+    size_t metadata_len;
+} slim_publish_options;
+
+// What came with a message. The pointers are valid until the message is freed.
+typedef struct {
+    // sizeof(slim_message_fields), as the caller was compiled; set it before the call.
+    uint32_t size;
+    // A slim_message_kind.
+    int32_t kind;
+    // 1 if the message was sent to this app alone with slim_session_publish_to().
+    int32_t is_reply;
+    // The payload; NULL if it is empty.
+    const void *data;
+    // Length of the payload in bytes.
+    size_t data_len;
+    // Full name of the sender.
+    const char *source;
+    // Name that it was sent to.
+    const char *destination;
+    // What the sender says that the payload is.
+    const char *payload_type;
+    // The sender's identity as its token proved it; "" if it was not checked.
+    const char *identity;
+    // The connection that it came over.
+    uint64_t connection;
+    // Pairs that travelled with the message.
+    const slim_pair *metadata;
+    // Number of pairs.
+    size_t metadata_len;
+} slim_message_fields;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// Name of a status, for example "SLIM_ERR_TIMEOUT". The string is static; never NULL.
+SLIM_API const char *slim_status_name(int32_t status);
+
+// What went wrong in the last call on this thread that returned an error.
+//
+// One line of UTF-8 without a final newline; "" when nothing has failed yet. Never NULL. The
+// string stays valid until the next slim call on this thread. Calls that succeed leave it as it
+// was, so look at it only after an error.
+SLIM_API const char *slim_last_error(void);
+
+// Version of the library that is loaded, for example "0.1.0".
+//
+// The string is static. Compare with SLIM_VERSION to find a program that was compiled against
+// another release than the one it runs with.
+SLIM_API const char *slim_version(void);
+
+// Makes a node and starts its thread.
+//
+// `config_json` is an object ("node_id", "domain_name", "default_gateway"), or NULL for the
+// defaults.
+// Errors: INVALID_CONFIG, UNSUPPORTED, IO.
+SLIM_API SLIM_CHECKED slim_status slim_node_new(const char *config_json, slim_node **node);
+
+// Opens a listening socket and serves it.
+//
+// `server` is one server object in JSON ("endpoint", "tls"), or just an address like
+// "127.0.0.1:46357". The socket is bound when the call returns; `port`, unless NULL, receives its
+// port, which tells what ":0" became.
+// Errors: INVALID_CONFIG, UNSUPPORTED, IO, EXISTS, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_node_listen(slim_node *node,
+                             const char *server,
+                             uint16_t *port);
+
+// Connects to another node and waits until the link is usable, at most `timeout_ms`.
+//
+// `client` is one client object in JSON ("endpoint", "tls", "backoff", ...), or just an endpoint
+// like "http://127.0.0.1:46357". `connection`, unless NULL, receives the number that
+// subscriptions and routes refer to. A link that is lost later is made again under the same
+// number.
+// Errors: INVALID_CONFIG, UNSUPPORTED, CONNECT, AUTH, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_node_connect(slim_node *node,
+                              const char *client,
+                              int32_t timeout_ms,
+                              uint64_t *connection);
+
+// Closes a connection and forgets the subscriptions and routes over it.
+// Errors: NOT_FOUND, CLOSED.
+SLIM_API slim_status slim_node_disconnect(slim_node *node, uint64_t connection);
+
+// Asks the node to stop: no new connections, open ones drained and closed. Returns at once;
+// calling it again is harmless.
+SLIM_API void slim_node_stop(slim_node *node);
+
+// Waits until the node has stopped, at most `timeout_ms`.
+//
+// A server's main thread spends its life here.
+// Errors: TIMEOUT.
+SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
+
+// Stops the node, waits for its thread and frees the handle. NULL is allowed.
+//
+// Apps and sessions made on it answer SLIM_ERR_CLOSED from then on and still have to be freed.
+SLIM_API void slim_node_free(slim_node *node);
+
+// Makes an app called `name` ("org/namespace/service") on `node`.
+//
+// `identity_json` says how the app proves who it is and how it checks others: an object with
+// "provider" and "verifier".
+// Errors: INVALID_NAME, INVALID_CONFIG, UNSUPPORTED, AUTH, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_new(slim_node *node,
+                         const char *name,
+                         const char *identity_json,
+                         slim_app **app);
+
+// Makes an app whose identity is a secret of at least 32 bytes, shared by all parties: for tests
+// and closed systems.
+// Errors: INVALID_NAME, AUTH, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_new_with_secret(slim_node *node,
+                                     const char *name,
+                                     const char *secret,
+                                     slim_app **app);
+
+// The app's full name, "org/namespace/service/ID". Valid until the app is freed.
+SLIM_API const char *slim_app_name(const slim_app *app);
+
+// Connects the app's node and subscribes to the app's own name over the new connection: the usual
+// beginning. Otherwise as slim_node_connect().
+// Errors: those of slim_node_connect() and slim_app_subscribe().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_connect(slim_app *app,
+                             const char *client,
+                             int32_t timeout_ms,
+                             uint64_t *connection);
+
+// Asks for messages to `name` over `connection`.
+// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_subscribe(slim_app *app,
+                               const char *name,
+                               uint64_t connection,
+                               int32_t timeout_ms);
+
+// Sends what is meant for `name` over `connection`. Needed only with several connections: with
+// one, everything that is not in this process goes there.
+// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_set_route(slim_app *app,
+                               const char *name,
+                               uint64_t connection);
+
+// Waits for a session that somebody else opened to this app.
+//
+// The session is ready for use and belongs to the caller.
+// Errors: TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_accept(slim_app *app,
+                            int32_t timeout_ms,
+                            slim_session **session);
+
+// Closes the app's sessions without waiting for their peers and frees the handle. NULL is
+// allowed.
+SLIM_API void slim_app_free(slim_app *app);
+
+// Opens a session to `destination` and waits until the peer has joined.
+//
+// `options` may be NULL for a reliable point-to-point session.
+// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
+// up), LIMIT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_open(slim_app *app,
+                              const slim_session_options *options,
+                              const char *destination,
+                              int32_t timeout_ms,
+                              slim_session **session);
+
+// Fills `fields` with what is known about the session.
+// Errors: INVALID_ARGUMENT.
+SLIM_API slim_status slim_session_view(const slim_session *session, slim_session_fields *fields);
+
+// Hands a message to the session. Returns when it is in the send queue, not when it has arrived:
+// see slim_session_flush().
+//
+// The payload is copied. While the queue is full the call waits, at most `timeout_ms`. `options`
+// may be NULL.
+// Errors: INVALID_ARGUMENT, TOO_LARGE, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_publish(slim_session *session,
+                                 const void *data,
+                                 size_t len,
+                                 const slim_publish_options *options,
+                                 int32_t timeout_ms);
+
+// Publishes to the sender of `message` only: a reply. Otherwise as slim_session_publish().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_publish_to(slim_session *session,
+                                    const slim_message *message,
+                                    const void *data,
+                                    size_t len,
+                                    const slim_publish_options *options,
+                                    int32_t timeout_ms);
+
+// Waits until all that this session published before the call is acknowledged or given up.
+// Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
+SLIM_API SLIM_CHECKED slim_status slim_session_flush(slim_session *session, int32_t timeout_ms);
+
+// Waits for the next message of this session, or event if those were asked for. Free it with
+// slim_message_free().
+//
+// Messages that arrived before the session was closed are still given out; then the answer is
+// CLOSED.
+// Errors: TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_receive(slim_session *session,
+                                 int32_t timeout_ms,
+                                 slim_message **message);
+
+// Ends the session and waits until the peer knows. What was published before is waited for first.
+//
+// Calls that wait on the session in other threads return CLOSED. The handle still has to be
+// freed.
+// Errors: TIMEOUT (closing goes on), UNDELIVERED (closed, but the peer did not confirm it),
+// CLOSED (it was closed already).
+SLIM_API slim_status slim_session_close(slim_session *session, int32_t timeout_ms);
+
+// Frees the handle; an open session is closed without waiting for the peers. NULL is allowed.
+SLIM_API void slim_session_free(slim_session *session);
+
+// The payload, valid until the message is freed; `len`, unless NULL, receives its length. NULL if
+// it is empty.
+SLIM_API const void *slim_message_data(const slim_message *message, size_t *len);
+
+// Fills `fields` with everything that came with the message.
+// Errors: INVALID_ARGUMENT.
+SLIM_API slim_status slim_message_view(const slim_message *message, slim_message_fields *fields);
+
+// Frees a message. NULL is allowed.
+SLIM_API void slim_message_free(slim_message *message);
+
+// Name of a status, for example "SLIM_ERR_TIMEOUT". The string is static; never NULL.
+SLIM_API const char *slim_status_name(int32_t status);
+
+// What went wrong in the last call on this thread that returned an error.
+//
+// One line of UTF-8 without a final newline; "" when nothing has failed yet. Never NULL. The
+// string stays valid until the next slim call on this thread. Calls that succeed leave it as it
+// was, so look at it only after an error.
+SLIM_API const char *slim_last_error(void);
+
+// Version of the library that is loaded, for example "0.1.0".
+//
+// The string is static. Compare with SLIM_VERSION to find a program that was compiled against
+// another release than the one it runs with.
+SLIM_API const char *slim_version(void);
+
+// Makes a node and starts its thread.
+//
+// `config_json` is an object ("node_id", "domain_name", "default_gateway"), or NULL for the
+// defaults.
+// Errors: INVALID_CONFIG, UNSUPPORTED, IO.
+SLIM_API SLIM_CHECKED slim_status slim_node_new(const char *config_json, slim_node **node);
+
+// Opens a listening socket and serves it.
+//
+// `server` is one server object in JSON ("endpoint", "tls"), or just an address like
+// "127.0.0.1:46357". The socket is bound when the call returns; `port`, unless NULL, receives its
+// port, which tells what ":0" became.
+// Errors: INVALID_CONFIG, UNSUPPORTED, IO, EXISTS, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_node_listen(slim_node *node,
+                             const char *server,
+                             uint16_t *port);
+
+// Connects to another node and waits until the link is usable, at most `timeout_ms`.
+//
+// `client` is one client object in JSON ("endpoint", "tls", "backoff", ...), or just an endpoint
+// like "http://127.0.0.1:46357". `connection`, unless NULL, receives the number that
+// subscriptions and routes refer to. A link that is lost later is made again under the same
+// number.
+// Errors: INVALID_CONFIG, UNSUPPORTED, CONNECT, AUTH, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_node_connect(slim_node *node,
+                              const char *client,
+                              int32_t timeout_ms,
+                              uint64_t *connection);
+
+// Closes a connection and forgets the subscriptions and routes over it.
+// Errors: NOT_FOUND, CLOSED.
+SLIM_API slim_status slim_node_disconnect(slim_node *node, uint64_t connection);
+
+// Asks the node to stop: no new connections, open ones drained and closed. Returns at once;
+// calling it again is harmless.
+SLIM_API void slim_node_stop(slim_node *node);
+
+// Waits until the node has stopped, at most `timeout_ms`.
+//
+// A server's main thread spends its life here.
+// Errors: TIMEOUT.
+SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
+
+// Stops the node, waits for its thread and frees the handle. NULL is allowed.
+//
+// Apps and sessions made on it answer SLIM_ERR_CLOSED from then on and still have to be freed.
+SLIM_API void slim_node_free(slim_node *node);
+
+// Makes an app called `name` ("org/namespace/service") on `node`.
+//
+// `identity_json` says how the app proves who it is and how it checks others: an object with
+// "provider" and "verifier".
+// Errors: INVALID_NAME, INVALID_CONFIG, UNSUPPORTED, AUTH, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_new(slim_node *node,
+                         const char *name,
+                         const char *identity_json,
+                         slim_app **app);
+
+// Makes an app whose identity is a secret of at least 32 bytes, shared by all parties: for tests
+// and closed systems.
+// Errors: INVALID_NAME, AUTH, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_new_with_secret(slim_node *node,
+                                     const char *name,
+                                     const char *secret,
+                                     slim_app **app);
+
+// The app's full name, "org/namespace/service/ID". Valid until the app is freed.
+SLIM_API const char *slim_app_name(const slim_app *app);
+
+// Connects the app's node and subscribes to the app's own name over the new connection: the usual
+// beginning. Otherwise as slim_node_connect().
+// Errors: those of slim_node_connect() and slim_app_subscribe().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_connect(slim_app *app,
+                             const char *client,
+                             int32_t timeout_ms,
+                             uint64_t *connection);
+
+// Asks for messages to `name` over `connection`.
+// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_subscribe(slim_app *app,
+                               const char *name,
+                               uint64_t connection,
+                               int32_t timeout_ms);
+
+// Sends what is meant for `name` over `connection`. Needed only with several connections: with
+// one, everything that is not in this process goes there.
+// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_set_route(slim_app *app,
+                               const char *name,
+                               uint64_t connection);
+
+// Waits for a session that somebody else opened to this app.
+//
+// The session is ready for use and belongs to the caller.
+// Errors: TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_app_accept(slim_app *app,
+                            int32_t timeout_ms,
+                            slim_session **session);
+
+// Closes the app's sessions without waiting for their peers and frees the handle. NULL is
+// allowed.
+SLIM_API void slim_app_free(slim_app *app);
+
+// Opens a session to `destination` and waits until the peer has joined.
+//
+// `options` may be NULL for a reliable point-to-point session.
+// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
+// up), LIMIT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_open(slim_app *app,
+                              const slim_session_options *options,
+                              const char *destination,
+                              int32_t timeout_ms,
+                              slim_session **session);
+
+// Fills `fields` with what is known about the session.
+// Errors: INVALID_ARGUMENT.
+SLIM_API slim_status slim_session_view(const slim_session *session, slim_session_fields *fields);
+
+// Hands a message to the session. Returns when it is in the send queue, not when it has arrived:
+// see slim_session_flush().
+//
+// The payload is copied. While the queue is full the call waits, at most `timeout_ms`. `options`
+// may be NULL.
+// Errors: INVALID_ARGUMENT, TOO_LARGE, TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_publish(slim_session *session,
+                                 const void *data,
+                                 size_t len,
+                                 const slim_publish_options *options,
+                                 int32_t timeout_ms);
+
+// Publishes to the sender of `message` only: a reply. Otherwise as slim_session_publish().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_publish_to(slim_session *session,
+                                    const slim_message *message,
+                                    const void *data,
+                                    size_t len,
+                                    const slim_publish_options *options,
+                                    int32_t timeout_ms);
+
+// Waits until all that this session published before the call is acknowledged or given up.
+// Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
+SLIM_API SLIM_CHECKED slim_status slim_session_flush(slim_session *session, int32_t timeout_ms);
+
+// Waits for the next message of this session, or event if those were asked for. Free it with
+// slim_message_free().
+//
+// Messages that arrived before the session was closed are still given out; then the answer is
+// CLOSED.
+// Errors: TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_receive(slim_session *session,
+                                 int32_t timeout_ms,
+                                 slim_message **message);
+
+// Ends the session and waits until the peer knows. What was published before is waited for first.
+//
+// Calls that wait on the session in other threads return CLOSED. The handle still has to be
+// freed.
+// Errors: TIMEOUT (closing goes on), UNDELIVERED (closed, but the peer did not confirm it),
+// CLOSED (it was closed already).
+SLIM_API slim_status slim_session_close(slim_session *session, int32_t timeout_ms);
+
+// Frees the handle; an open session is closed without waiting for the peers. NULL is allowed.
+SLIM_API void slim_session_free(slim_session *session);
+
+// The payload, valid until the message is freed; `len`, unless NULL, receives its length. NULL if
+// it is empty.
+SLIM_API const void *slim_message_data(const slim_message *message, size_t *len);
+
+// Fills `fields` with everything that came with the message.
+// Errors: INVALID_ARGUMENT.
+SLIM_API slim_status slim_message_view(const slim_message *message, slim_message_fields *fields);
+
+// Frees a message. NULL is allowed.
+SLIM_API void slim_message_free(slim_message *message);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SLIM_H */

@@ -1,0 +1,194 @@
+//! Apps.
+
+use std::ffi::{c_char, CString};
+
+use super::node::slim_node;
+use super::session::slim_session;
+use super::status::{guard, guard_quiet, slim_status};
+use super::{c_string, handle, place, string, timeout};
+use crate::api::{App, ConnectionId};
+use crate::config::{ClientConfig, IdentityConfig};
+use crate::error::Result;
+
+/// A named participant on a node, with an identity.
+pub struct slim_app {
+    pub(super) app: App,
+    name: CString,
+}
+
+/// Makes an app called `name` ("org/namespace/service") on `node`.
+///
+/// `identity_json` says how the app proves who it is and how it checks others: an object with
+/// "provider" and "verifier".
+/// Errors: INVALID_NAME, INVALID_CONFIG, UNSUPPORTED, AUTH, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_new(
+    node: *mut slim_node,
+    name: *const c_char,
+    identity_json: *const c_char,
+    app: *mut *mut slim_app,
+) -> slim_status {
+    // SAFETY: promised by the caller.
+    guard(|| unsafe {
+        let identity = IdentityConfig::from_json(string(identity_json, "identity_json")?)?;
+        new(node, name, &identity, app)
+    })
+}
+
+/// Makes an app whose identity is a secret of at least 32 bytes, shared by all parties: for tests
+/// and closed systems.
+/// Errors: INVALID_NAME, AUTH, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_new_with_secret(
+    node: *mut slim_node,
+    name: *const c_char,
+    secret: *const c_char,
+    app: *mut *mut slim_app,
+) -> slim_status {
+    // SAFETY: promised by the caller.
+    guard(|| unsafe {
+        let identity = IdentityConfig::shared_secret(string(secret, "secret")?);
+        new(node, name, &identity, app)
+    })
+}
+
+unsafe fn new(
+    node: *mut slim_node,
+    name: *const c_char,
+    identity: &IdentityConfig,
+    app: *mut *mut slim_app,
+) -> Result<()> {
+    let place = place(app, "app")?;
+    // SAFETY: promised by the caller.
+    let (node, name) = unsafe { (handle(node, "node")?, string(name, "name")?) };
+    let app = node.0.app(name, identity)?;
+    let name = c_string(&app.name().to_string());
+    // SAFETY: checked not to be NULL.
+    unsafe { place.write(Box::into_raw(Box::new(slim_app { app, name }))) };
+    Ok(())
+}
+
+/// The app's full name, "org/namespace/service/ID". Valid until the app is freed.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_name(app: *const slim_app) -> *const c_char {
+    // SAFETY: promised by the caller.
+    match unsafe { app.as_ref() } {
+        Some(app) => app.name.as_ptr(),
+        None => c"".as_ptr(),
+    }
+}
+
+/// Connects the app's node and subscribes to the app's own name over the new connection: the usual
+/// beginning. Otherwise as slim_node_connect().
+/// Errors: those of slim_node_connect() and slim_app_subscribe().
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_connect(
+    app: *mut slim_app,
+    client: *const c_char,
+    timeout_ms: i32,
+    connection: *mut u64,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (app, client) = unsafe { (handle(app, "app")?, string(client, "client")?) };
+        let id = app.app.connect(&ClientConfig::parse(client)?, timeout(timeout_ms)?)?;
+        if !connection.is_null() {
+            // SAFETY: promised by the caller.
+            unsafe { connection.write(id.0) };
+        }
+        Ok(())
+    })
+}
+
+/// Asks for messages to `name` over `connection`.
+/// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_subscribe(
+    app: *mut slim_app,
+    name: *const c_char,
+    connection: u64,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (app, name) = unsafe { (handle(app, "app")?, string(name, "name")?) };
+        app.app.subscribe(name, ConnectionId(connection), timeout(timeout_ms)?)
+    })
+}
+
+/// Sends what is meant for `name` over `connection`. Needed only with several connections: with
+/// one, everything that is not in this process goes there.
+/// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_set_route(
+    app: *mut slim_app,
+    name: *const c_char,
+    connection: u64,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (app, name) = unsafe { (handle(app, "app")?, string(name, "name")?) };
+        app.app.set_route(name, ConnectionId(connection))
+    })
+}
+
+/// Waits for a session that somebody else opened to this app.
+///
+/// The session is ready for use and belongs to the caller.
+/// Errors: TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_app_accept(
+    app: *mut slim_app,
+    timeout_ms: i32,
+    session: *mut *mut slim_session,
+) -> slim_status {
+    guard(|| {
+        let place = place(session, "session")?;
+        // SAFETY: promised by the caller.
+        let app = unsafe { handle(app, "app")? };
+        let session = app.app.accept(false, timeout(timeout_ms)?)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { place.write(Box::into_raw(Box::new(slim_session::new(session)))) };
+        Ok(())
+    })
+}
+
+/// Closes the app's sessions without waiting for their peers and frees the handle. NULL is
+/// allowed.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_free(app: *mut slim_app) {
+    if !app.is_null() {
+        // SAFETY: promised by the caller: it came from slim_app_new and is freed once.
+        guard_quiet((), || drop(unsafe { Box::from_raw(app) }));
+    }
+}

@@ -1,0 +1,390 @@
+//! Sessions.
+
+use std::ffi::{c_char, c_void, CString};
+use std::time::Duration;
+
+use super::app::slim_app;
+use super::message::slim_message;
+use super::status::{guard, guard_quiet, slim_status};
+use super::{c_string, check_fields_size, handle, optional_string, pairs, place, slim_pair};
+use super::{sized, string, timeout, CPairs};
+use crate::api::{Kind, PublishOptions, Retry, Session, SessionOptions};
+use crate::error::{Error, Result};
+
+/// What a session is for.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum slim_session_kind {
+    /// With one app: the instance that a destination with an ID names, or any one instance, which
+    /// is then kept.
+    SLIM_SESSION_POINT_TO_POINT = 1,
+    /// With everyone who was invited; the destination is the group's name. The creator is its
+    /// moderator. Not in this version.
+    SLIM_SESSION_GROUP = 2,
+}
+
+/// A conversation: with one app, or with the members of a group.
+pub struct slim_session {
+    session: Session,
+    source: CString,
+    destination: CString,
+    metadata: CPairs,
+}
+
+impl slim_session {
+    pub(super) fn new(session: Session) -> slim_session {
+        let fields = session.fields();
+        slim_session {
+            source: c_string(&fields.source.to_string()),
+            destination: c_string(&fields.destination.to_string()),
+            metadata: CPairs::new(&fields.metadata),
+            session,
+        }
+    }
+}
+
+/// How to open a session. Start from SLIM_SESSION_OPTIONS_INIT; a field of 0 means its default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct slim_session_options {
+    /// sizeof(slim_session_options), as the caller was compiled.
+    pub size: u32,
+    /// A slim_session_kind. Default: point to point.
+    pub kind: i32,
+    /// 0: reliable (acknowledged, in order, sent again); 1: best effort.
+    pub delivery: i32,
+    /// 0: unicast, one instance for the whole session; 1: anycast. Only 0 in this version.
+    pub addressing: i32,
+    /// 0: both ways. Others are not in this version.
+    pub direction: i32,
+    /// 1: events come out of slim_session_receive(), too. Default: 0, no.
+    pub events: i32,
+    /// 1: encrypted end to end with MLS. Default: 0, no. Not in this version.
+    pub mls: i32,
+    /// How often an unacknowledged message is sent again; -1 for never. Default: 10.
+    pub max_retries: i32,
+    /// Milliseconds between two tries, 1 to 3600000. Default: 1000.
+    pub retry_interval_ms: u32,
+    /// Percent of received messages whose header is checked against its MLS copy; -1 for none.
+    /// Default: 100. Not in this version.
+    pub mls_header_check: i32,
+    /// Key-value pairs that the peers see with the session.
+    pub metadata: *const slim_pair,
+    /// Number of pairs.
+    pub metadata_len: usize,
+}
+
+/// What is known about a session. The strings are valid until the session is freed.
+#[repr(C)]
+pub struct slim_session_fields {
+    /// sizeof(slim_session_fields), as the caller was compiled; set it before the call.
+    pub size: u32,
+    /// The session's number.
+    pub id: u32,
+    /// A slim_session_kind.
+    pub kind: i32,
+    /// 1 if this side opened the session.
+    pub initiator: i32,
+    /// This side's full name.
+    pub source: *const c_char,
+    /// The peer's or the group's name.
+    pub destination: *const c_char,
+    /// The pairs that the session was opened with.
+    pub metadata: *const slim_pair,
+    /// Number of pairs.
+    pub metadata_len: usize,
+}
+
+/// How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct slim_publish_options {
+    /// sizeof(slim_publish_options), as the caller was compiled.
+    pub size: u32,
+    /// What the payload is, for example "application/json". Default: "msg".
+    pub payload_type: *const c_char,
+    /// Key-value pairs that travel with the message.
+    pub metadata: *const slim_pair,
+    /// Number of pairs.
+    pub metadata_len: usize,
+}
+
+/// Opens a session to `destination` and waits until the peer has joined.
+///
+/// `options` may be NULL for a reliable point-to-point session.
+/// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
+/// up), LIMIT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_open(
+    app: *mut slim_app,
+    options: *const slim_session_options,
+    destination: *const c_char,
+    timeout_ms: i32,
+    session: *mut *mut slim_session,
+) -> slim_status {
+    guard(|| {
+        let place = place(session, "session")?;
+        // SAFETY: promised by the caller.
+        let (app, destination, options) = unsafe {
+            (handle(app, "app")?, string(destination, "destination")?, read_options(options)?)
+        };
+        let session = app.app.open(&options, destination, timeout(timeout_ms)?)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { place.write(Box::into_raw(Box::new(slim_session::new(session)))) };
+        Ok(())
+    })
+}
+
+unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOptions> {
+    // SAFETY: promised by the caller.
+    let Some(options) = (unsafe { sized(options, "options")? }) else {
+        return Ok(SessionOptions::default());
+    };
+    let bad = |what: &str, value: i32| {
+        Err(Error::InvalidArgument(format!("options.{what} is {value}, which means nothing")))
+    };
+    let not_yet = |what: &str| Err(Error::Unsupported(format!("{what} is not supported yet")));
+    match options.kind {
+        0 | 1 => {}
+        2 => return not_yet("a group session (options.kind)"),
+        other => return bad("kind", other),
+    }
+    match options.addressing {
+        0 => {}
+        1 => return not_yet("anycast (options.addressing)"),
+        other => return bad("addressing", other),
+    }
+    match options.direction {
+        0 => {}
+        1..=3 => return not_yet("a one-way session (options.direction)"),
+        other => return bad("direction", other),
+    }
+    match options.mls {
+        0 => {}
+        1 => return not_yet("MLS (options.mls)"),
+        other => return bad("mls", other),
+    }
+    let defaults = Retry::default();
+    let retry = Retry {
+        interval: match options.retry_interval_ms {
+            0 => defaults.interval,
+            ms => Duration::from_millis(u64::from(ms)),
+        },
+        max_retries: match options.max_retries {
+            0 => defaults.max_retries,
+            -1 => 0,
+            other => match u32::try_from(other) {
+                Ok(retries) => retries,
+                Err(_) => return bad("max_retries", other),
+            },
+        },
+    };
+    let reliable = match options.delivery {
+        0 => Some(retry),
+        1 => None,
+        other => return bad("delivery", other),
+    };
+    let events = match options.events {
+        0 => false,
+        1 => true,
+        other => return bad("events", other),
+    };
+    // SAFETY: promised by the caller.
+    let metadata = unsafe { pairs(options.metadata, options.metadata_len)? };
+    Ok(SessionOptions { kind: Kind::PointToPoint, reliable, metadata, events })
+}
+
+/// Fills `fields` with what is known about the session.
+/// Errors: INVALID_ARGUMENT.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_session_view(
+    session: *const slim_session,
+    fields: *mut slim_session_fields,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let session = unsafe {
+            check_fields_size(fields, "fields")?;
+            handle(session, "session")?
+        };
+        let known = session.session.fields();
+        let kind = match known.kind {
+            Kind::PointToPoint => slim_session_kind::SLIM_SESSION_POINT_TO_POINT,
+            Kind::Group => slim_session_kind::SLIM_SESSION_GROUP,
+        };
+        // SAFETY: checked to be large enough; its size stays as the caller set it.
+        unsafe {
+            let size = (*fields).size;
+            fields.write(slim_session_fields {
+                size,
+                id: known.id,
+                kind: kind as i32,
+                initiator: i32::from(known.initiator),
+                source: session.source.as_ptr(),
+                destination: session.destination.as_ptr(),
+                metadata: session.metadata.pairs.as_ptr(),
+                metadata_len: session.metadata.pairs.len(),
+            });
+        }
+        Ok(())
+    })
+}
+
+/// Hands a message to the session. Returns when it is in the send queue, not when it has arrived:
+/// see slim_session_flush().
+///
+/// The payload is copied. While the queue is full the call waits, at most `timeout_ms`. `options`
+/// may be NULL.
+/// Errors: INVALID_ARGUMENT, TOO_LARGE, TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_publish(
+    session: *mut slim_session,
+    data: *const c_void,
+    len: usize,
+    options: *const slim_publish_options,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (session, data, options) =
+            unsafe { (handle(session, "session")?, bytes(data, len)?, read_publish(options)?) };
+        session.session.publish(data, &options, timeout(timeout_ms)?)
+    })
+}
+
+/// Publishes to the sender of `message` only: a reply. Otherwise as slim_session_publish().
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_publish_to(
+    session: *mut slim_session,
+    message: *const slim_message,
+    data: *const c_void,
+    len: usize,
+    options: *const slim_publish_options,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (session, message, data, options) = unsafe {
+            (
+                handle(session, "session")?,
+                handle(message, "message")?,
+                bytes(data, len)?,
+                read_publish(options)?,
+            )
+        };
+        let message = message.message()?;
+        session.session.publish_to(message, data, &options, timeout(timeout_ms)?)
+    })
+}
+
+unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Result<&'a [u8]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if data.is_null() || isize::try_from(len).is_err() {
+        return Err(Error::InvalidArgument(format!("data is NULL or too long, len is {len}")));
+    }
+    // SAFETY: promised by the caller.
+    Ok(unsafe { std::slice::from_raw_parts(data.cast(), len) })
+}
+
+unsafe fn read_publish(options: *const slim_publish_options) -> Result<PublishOptions> {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let Some(options) = sized(options, "options")? else {
+            return Ok(PublishOptions::default());
+        };
+        let payload_type = optional_string(options.payload_type, "options.payload_type")?;
+        Ok(PublishOptions {
+            payload_type: payload_type.unwrap_or("").to_owned(),
+            metadata: pairs(options.metadata, options.metadata_len)?,
+        })
+    }
+}
+
+/// Waits until all that this session published before the call is acknowledged or given up.
+/// Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_flush(
+    session: *mut slim_session,
+    timeout_ms: i32,
+) -> slim_status {
+    // SAFETY: promised by the caller.
+    guard(|| unsafe { handle(session, "session")? }.session.flush(timeout(timeout_ms)?))
+}
+
+/// Waits for the next message of this session, or event if those were asked for. Free it with
+/// slim_message_free().
+///
+/// Messages that arrived before the session was closed are still given out; then the answer is
+/// CLOSED.
+/// Errors: TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_receive(
+    session: *mut slim_session,
+    timeout_ms: i32,
+    message: *mut *mut slim_message,
+) -> slim_status {
+    guard(|| {
+        let place = place(message, "message")?;
+        // SAFETY: promised by the caller.
+        let session = unsafe { handle(session, "session")? };
+        let item = session.session.receive(timeout(timeout_ms)?)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { place.write(Box::into_raw(Box::new(slim_message::new(item)))) };
+        Ok(())
+    })
+}
+
+/// Ends the session and waits until the peer knows. What was published before is waited for first.
+///
+/// Calls that wait on the session in other threads return CLOSED. The handle still has to be
+/// freed.
+/// Errors: TIMEOUT (closing goes on), UNDELIVERED (closed, but the peer did not confirm it),
+/// CLOSED (it was closed already).
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_session_close(
+    session: *mut slim_session,
+    timeout_ms: i32,
+) -> slim_status {
+    // SAFETY: promised by the caller.
+    guard(|| unsafe { handle(session, "session")? }.session.close(timeout(timeout_ms)?))
+}
+
+/// Frees the handle; an open session is closed without waiting for the peers. NULL is allowed.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_session_free(session: *mut slim_session) {
+    if !session.is_null() {
+        // SAFETY: promised by the caller: it came from this library and is freed once.
+        guard_quiet((), || drop(unsafe { Box::from_raw(session) }));
+    }
+}

@@ -1,0 +1,64 @@
+//! The C header: what is committed is what cbindgen makes of `src/ffi`, and C and C++ compilers
+//! take it. `SLIM_WRITE_HEADER=1` (`make header`) writes it instead of comparing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn generate() -> String {
+    let config = cbindgen::Config::from_file(root().join("include/cbindgen.toml")).unwrap();
+    let mut builder = cbindgen::Builder::new().with_config(config);
+    for file in ["mod", "status", "version", "node", "app", "session", "message"] {
+        builder = builder.with_src(root().join(format!("src/ffi/{file}.rs")));
+    }
+    let mut bytes = Vec::new();
+    builder.generate().expect("src/ffi parses").write(&mut bytes);
+    // The safety section is for Rust readers: for C the header itself is the promise.
+    let text = String::from_utf8(bytes).unwrap();
+    let text = text.replace("//\n// # Safety\n// As the header says.\n", "");
+    text.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+#[test]
+fn committed_header_is_the_generated_one() {
+    let (path, text) = (root().join("include/slim.h"), generate());
+    if std::env::var_os("SLIM_WRITE_HEADER").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == text, "include/slim.h is out of date: run `make header`");
+    assert!(text.is_ascii());
+}
+
+#[test]
+fn compilers_take_the_header() {
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let source = "#include \"slim.h\"\n#include \"slim.h\"\n\
+        int main(void) {\n\
+        slim_session_options a = SLIM_SESSION_OPTIONS_INIT;\n\
+        slim_publish_options b = SLIM_PUBLISH_OPTIONS_INIT;\n\
+        slim_session_fields c = SLIM_SESSION_FIELDS_INIT;\n\
+        slim_message_fields d = SLIM_MESSAGE_FIELDS_INIT;\n\
+        return !(a.size && b.size && c.size && d.size && sizeof SLIM_VERSION);\n}\n";
+    for (compiler, standard, extension) in
+        [("cc", "c99", "c"), ("cc", "c11", "c"), ("c++", "c++11", "cc"), ("c++", "c++17", "cc")]
+    {
+        let file = dir.join(format!("header_{}.{extension}", standard.replace('+', "p")));
+        std::fs::write(&file, source).unwrap();
+        let status = Command::new(compiler)
+            .arg(format!("-std={standard}"))
+            .args(["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only"])
+            .arg("-I")
+            .arg(root().join("include"))
+            .arg(&file)
+            .status();
+        match status {
+            Ok(status) => assert!(status.success(), "{compiler} -std={standard}"),
+            Err(error) if compiler == "c++" => eprintln!("skipped: no C++ compiler ({error})"),
+            Err(error) => panic!("{compiler}: {error}"),
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! Our programs and the published implementation (the wheel) as live peers, in every place of a
+//! session: node, receiver, sender.
+
+#[path = "interop/support.rs"]
+mod support;
+
+use std::process::Command;
+
+use support::{free_port, hello, script, slim, wheel, Process, Turn, SECRET};
+
+/// Whose program stands in a place.
+#[derive(Clone, Copy, PartialEq)]
+enum Who {
+    Ours,
+    Wheel,
+}
+use Who::{Ours, Wheel};
+
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Reliable,
+    BestEffort,
+    Mls,
+}
+use Mode::{BestEffort, Mls, Reliable};
+
+struct Node {
+    process: Process,
+    who: Who,
+    port: u16,
+}
+
+impl Node {
+    fn start(who: Who, binding: &str) -> Node {
+        match who {
+            Ours => Node::on_port(who, binding, 0),
+            Wheel => Node::on_port(who, binding, free_port()),
+        }
+    }
+
+    fn on_port(who: Who, binding: &str, port: u16) -> Node {
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = match who {
+            Ours => slim(),
+            Wheel => wheel("node"),
+        };
+        if who == Ours {
+            command.arg("node");
+        } else {
+            command.args(["--seconds", "300"]);
+        }
+        command.args(["--listen", &listen]).env("SLIM_IDENTITY_BINDING", binding);
+        let process = Process::start("node", &mut command);
+        let port = match who {
+            Ours => {
+                let line = process.wait_for("listener", |line| line.contains("listening on"));
+                line.rsplit(':').next().unwrap().parse().unwrap()
+            }
+            Wheel => {
+                process.wait_for("ready", |line| line.contains("ready"));
+                port
+            }
+        };
+        Node { process, who, port }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Starts a receiver that answers, and waits until it is subscribed.
+fn receiver(who: Who, node: &Node, binding: &str) -> Process {
+    let mut command = match who {
+        Ours => slim(),
+        Wheel => wheel("echo"),
+    };
+    if who == Ours {
+        command.arg("receive").args(["--shared-secret", SECRET]);
+    } else {
+        command.args(["--seconds", "100"]);
+    }
+    command
+        .args(["--local", "org/ns/bob", "--slim", &node.endpoint(), "--reply"])
+        .env("SLIM_IDENTITY_BINDING", binding);
+    let process = Process::start("receiver", &mut command);
+    process.wait_for("ready", |line| line.contains("ready"));
+    process
+}
+
+fn sender(who: Who, node: &Node, mode: Mode, binding: &str, message: &str, size: &str) -> Process {
+    let mut command = match who {
+        Ours => slim(),
+        Wheel => wheel("send"),
+    };
+    match (who, mode) {
+        (Ours, Mls) => unreachable!("not there yet"),
+        (Ours, Reliable) => command.args(["send", "--iterations", "3"]),
+        (Ours, BestEffort) => command.args(["send", "--iterations", "3", "--best-effort"]),
+        (Wheel, Reliable) => command.args(["--wait-ack", "--reply"]),
+        (Wheel, BestEffort) => command.args(["--reply", "--retries", "0"]),
+        (Wheel, Mls) => command.args(["--reply", "--mls"]),
+    };
+    if who == Ours {
+        command.args(["--shared-secret", SECRET, "--metadata", "n=0", "--payload-type"]);
+        command.args(["text/plain", "--session-metadata", "who=ours"]);
+    }
+    command
+        .args(["--local", "org/ns/alice", "--remote", "org/ns/bob", "--slim", &node.endpoint()])
+        .args(["--message", message, "--size", size])
+        .env("SLIM_IDENTITY_BINDING", binding);
+    Process::start("sender", &mut command)
+}
+
+/// Three messages with metadata, each answered; then the session is closed.
+fn point_to_point(node: Who, at: Who, from: Who, mode: Mode, binding: &str) {
+    let _turn = Turn::take();
+    let node = Node::start(node, binding);
+    let receiver = receiver(at, &node, binding);
+    let mut sender = sender(from, &node, mode, binding, "hello", "0");
+    sender.expect_success();
+    let answer = match at {
+        Ours => "hello from org/ns/bob",
+        Wheel => "hello from upstream",
+    };
+    assert_eq!(sender.count(answer), 3, "{}", sender.output());
+    let closed = |line: &str| line.contains("session-end") || line.contains("session closed");
+    receiver.wait_for("end of the session", closed);
+    match at {
+        Ours => {
+            assert_eq!(receiver.count("hello"), 3, "{}", receiver.output());
+            let who = if from == Ours { "ours" } else { "upstream" };
+            assert_eq!(receiver.count(&format!("{{\"who\":\"{who}\"}}")), 1);
+        }
+        Wheel => {
+            assert_eq!(receiver.count("\"n\": \"0\""), if from == Ours { 3 } else { 1 });
+            assert_eq!(receiver.count("\"payload_type\": \"text/plain\""), 3);
+        }
+    }
+}
+
+/// The cells, one test each, under the default binding and under `enforce`.
+macro_rules! cells {
+    ($($name:ident: $node:ident, $at:ident, $from:ident, $mode:ident;)*) => {
+        mod default_binding {
+            use super::*;
+            $(#[test] fn $name() { point_to_point($node, $at, $from, $mode, ""); })*
+        }
+        mod enforced_binding {
+            use super::*;
+            $(#[test] fn $name() { point_to_point($node, $at, $from, $mode, "enforce"); })*
+        }
+    };
+}
+
+cells! {
+    //                                    node   receiver sender
+    node_ours_wheel_to_wheel_reliable:    Ours,  Wheel, Wheel, Reliable;
+    node_ours_wheel_to_wheel_best_effort: Ours,  Wheel, Wheel, BestEffort;
+    node_ours_wheel_to_wheel_mls:         Ours,  Wheel, Wheel, Mls;
+    node_ours_ours_to_wheel_reliable:     Ours,  Wheel, Ours,  Reliable;
+    node_ours_ours_to_wheel_best_effort:  Ours,  Wheel, Ours,  BestEffort;
+    node_ours_wheel_to_ours_reliable:     Ours,  Ours,  Wheel, Reliable;
+    node_ours_wheel_to_ours_best_effort:  Ours,  Ours,  Wheel, BestEffort;
+    node_ours_ours_to_ours_reliable:      Ours,  Ours,  Ours,  Reliable;
+    node_ours_ours_to_ours_best_effort:   Ours,  Ours,  Ours,  BestEffort;
+    node_wheel_ours_to_wheel_reliable:    Wheel, Wheel, Ours,  Reliable;
+    node_wheel_ours_to_wheel_best_effort: Wheel, Wheel, Ours,  BestEffort;
+    node_wheel_wheel_to_ours_reliable:    Wheel, Ours,  Wheel, Reliable;
+    node_wheel_wheel_to_ours_best_effort: Wheel, Ours,  Wheel, BestEffort;
+    node_wheel_ours_to_ours_reliable:     Wheel, Ours,  Ours,  Reliable;
+    node_wheel_ours_to_ours_best_effort:  Wheel, Ours,  Ours,  BestEffort;
+}
+
+/// One payload that is empty, or large, both ways.
+fn payload(node: Who, at: Who, from: Who, message: &str, size: usize) {
+    let _turn = Turn::take();
+    let node = Node::start(node, "");
+    let receiver = receiver(at, &node, "");
+    let mut sender = sender(from, &node, Reliable, "", message, &size.to_string());
+    sender.expect_success();
+    if at == Wheel {
+        assert_eq!(receiver.count(&format!("\"size\": {size},")), 3, "{}", receiver.output());
+    }
+    let suffix = if at == Wheel { " from upstream" } else { " from org/ns/bob" };
+    match from {
+        Wheel => {
+            let size = format!("\"size\": {},", size + suffix.len());
+            assert_eq!(sender.count(&size), 3, "{}", sender.output());
+        }
+        Ours => {
+            let line = sender.wait_for("reply", |line| line.ends_with(suffix));
+            assert_eq!(line.len(), size + suffix.len());
+        }
+    }
+}
+
+#[test]
+fn empty_payload_both_ways() {
+    payload(Ours, Wheel, Ours, "", 0);
+    payload(Ours, Ours, Wheel, "", 0);
+    payload(Wheel, Ours, Ours, "", 0);
+}
+
+#[test]
+fn payload_of_1_mib_both_ways() {
+    payload(Ours, Wheel, Ours, "big", 1 << 20);
+    payload(Ours, Ours, Wheel, "big", 1 << 20);
+    payload(Wheel, Ours, Ours, "big", 1 << 20);
+}
+
+/// A moderator and two participants of the published implementation; our node only routes.
+fn group(mls: bool) {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    let common = |command: &mut Command, local: &str| {
+        command.args(["--local", local, "--slim", &node.endpoint(), "--seconds", "30"]);
+        if mls {
+            command.arg("--mls");
+        }
+    };
+    let participants: Vec<Process> = ["org/ns/p1", "org/ns/p2"]
+        .iter()
+        .map(|name| {
+            let mut command = wheel("participant");
+            common(&mut command, name);
+            command.arg("--reply");
+            let process = Process::start(name, &mut command);
+            process.wait_for("ready", |line| line.contains("ready"));
+            process
+        })
+        .collect();
+    let mut command = wheel("moderator");
+    common(&mut command, "org/ns/mod");
+    command.args(["--remote", "org/ns/room", "--invite", "org/ns/p1", "--invite", "org/ns/p2"]);
+    command.args(["--count", "2", "--expect", "4", "--remove", "org/ns/p2"]);
+    let mut moderator = Process::start("moderator", &mut command);
+    moderator.expect_success();
+    assert_eq!(moderator.count("\"published\""), 2, "{}", moderator.output());
+    assert_eq!(moderator.count("reply hello"), 4, "{}", moderator.output());
+    assert_eq!(moderator.count("\"removed\""), 1, "{}", moderator.output());
+    participants[0].wait_for("the last message", |line| line.contains("after removal"));
+    assert_eq!(participants[1].count("after removal"), 0);
+}
+
+#[test]
+fn group_of_wheels_through_our_node() {
+    group(false);
+}
+
+#[test]
+fn group_of_wheels_with_mls_through_our_node() {
+    group(true);
+}
+
+/// The node goes and comes back while two of ours talk.
+fn node_restarts(who: Who) {
+    let _turn = Turn::take();
+    let mut node = Node::start(who, "");
+    let receiver = receiver(Ours, &node, "");
+    let mut command = slim();
+    command.args(["send", "--local", "org/ns/alice", "--remote", "org/ns/bob"]);
+    command.args(["--shared-secret", SECRET, "--slim", &node.endpoint()]);
+    command.args(["--iterations", "200", "--interval-ms", "200", "--retries", "100"]);
+    let mut sender = Process::start("sender", &mut command);
+    sender.wait_for("reply", |line| line.contains("hello from"));
+    node.process.kill();
+    node = Node::on_port(node.who, "", node.port);
+    sender.expect_success();
+    assert_eq!(sender.count("hello from"), 200);
+    let back = |line: &str| line.contains("event ConnectionBack");
+    receiver.wait_for("news of the connection", back);
+    drop(node);
+}
+
+#[test]
+fn c18_sessions_survive_a_restart_of_our_node() {
+    node_restarts(Ours);
+}
+
+#[test]
+fn c18_sessions_survive_a_restart_of_the_wheels_node() {
+    node_restarts(Wheel);
+}
+
+/// The peer that builds every byte by hand.
+fn by_hand(role: &str, node: &Node, extra: &[&str]) -> Process {
+    let mut command = script("wire_peer.py");
+    command.arg(role).args(["--port", &node.port.to_string()]).args(extra);
+    Process::start("wire peer", &mut command)
+}
+
+#[test]
+fn hand_written_peer_in_both_roles() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "enforce");
+    let receiver = receiver(Ours, &node, "enforce");
+    let mut peer = by_hand("send", &node, &["--remote", "org/ns/bob", "--reply"]);
+    peer.expect_success();
+    assert_eq!(peer.count("reply: hello"), 3, "{}", peer.output());
+    receiver.wait_for("metadata", |line| line.contains("{\"who\":\"wire\"}"));
+    drop(receiver);
+    let peer = by_hand("receive", &node, &["--local", "org/ns/bob", "--reply"]);
+    peer.wait_for("ready", |line| line == "ready");
+    let mut sender = sender(Ours, &node, Reliable, "enforce", "hello", "0");
+    sender.expect_success();
+    assert_eq!(sender.count("hello from wire"), 3, "{}", sender.output());
+    peer.wait_for("end", |line| line == "closed");
+}
+
+#[test]
+fn c20_a_peer_that_answers_twice_breaks_nothing() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    // DISCOVERY_REPLY, JOIN_REPLY, GROUP_ACK, MSG_ACK
+    for repeated in ["6", "8", "15", "2"] {
+        let extra = ["--local", "org/ns/bob", "--reply", "--repeat", repeated];
+        let peer = by_hand("receive", &node, &extra);
+        peer.wait_for("ready", |line| line == "ready");
+        let mut sender = sender(Ours, &node, Reliable, "", "hello", "0");
+        sender.expect_success();
+        assert_eq!(sender.count("hello from wire"), 3, "{repeated}: {}", sender.output());
+    }
+}
+
+#[test]
+fn forged_macs_and_signatures_get_nowhere() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    let receiver = receiver(Ours, &node, "");
+    for bad in ["mac", "header-sig", "payload-sig"] {
+        let mut peer = by_hand("send", &node, &["--remote", "org/ns/bob", "--bad", bad]);
+        assert_ne!(peer.wait(), 0, "{bad}");
+        let refused =
+            if bad == "mac" { "no answer to the subscription" } else { "nobody answered" };
+        assert_eq!(peer.count(refused), 1, "{bad}: {}", peer.output());
+    }
+    assert_eq!(receiver.count("hello"), 0);
+    let mut sender = sender(Ours, &node, Reliable, "", "fine", "0");
+    sender.expect_success();
+    assert_eq!(sender.count("fine from org/ns/bob"), 3);
+}
+
+#[test]
+fn another_secret_gets_no_answer_and_the_error_says_so() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    for who in [Ours, Wheel] {
+        let _receiver = receiver(who, &node, "");
+        let mut command = slim();
+        command.args(["send", "--local", "org/ns/alice", "--remote", "org/ns/bob"]);
+        command.args(["--slim", &node.endpoint(), "--interval-ms", "100", "--retries", "3"]);
+        command.args(["--shared-secret", "quite another secret of 32 or more bytes"]);
+        let mut sender = Process::start("sender", &mut command);
+        assert_eq!(sender.wait(), 1);
+        let text = sender.output();
+        assert!(text.contains("nobody valid answered for org/ns/bob"), "{text}");
+        assert!(text.contains("or another secret"), "{text}");
+    }
+}
+
+/// The C example: each of the three parts may be the published implementation.
+fn c_example(node: Who, at: Who, from: Who) {
+    let _turn = Turn::take();
+    let node = Node::start(node, "");
+    let endpoint = node.endpoint();
+    let mut at_process = match at {
+        Wheel => receiver(Wheel, &node, ""),
+        Ours => {
+            let mut command = hello();
+            command.args(["receive", &endpoint, "org/ns/bob"]).env("SLIM_SHARED_SECRET", SECRET);
+            let process = Process::start("hello receive", &mut command);
+            process.wait_for("name", |line| line.contains("waiting as org/ns/bob/"));
+            process
+        }
+    };
+    let mut command = match from {
+        Ours => hello(),
+        Wheel => wheel("send"),
+    };
+    match from {
+        Ours => command.args(["send", &endpoint, "org/ns/alice", "org/ns/bob"]),
+        Wheel => command.args(["--count", "1", "--reply", "--local", "org/ns/alice"]).args([
+            "--remote",
+            "org/ns/bob",
+            "--slim",
+            &endpoint,
+        ]),
+    };
+    let mut from_process = Process::start("hello send", command.env("SLIM_SHARED_SECRET", SECRET));
+    from_process.expect_success();
+    let answer = if at == Ours { "hello yourself" } else { "hello from upstream" };
+    assert_eq!(from_process.count(answer), 1, "{}", from_process.output());
+    assert_eq!(at_process.count("hello"), 1, "{}", at_process.output());
+    if at == Ours {
+        at_process.expect_success();
+    }
+}
+
+#[test]
+fn c_example_with_each_part_replaced() {
+    for (node, at, from) in
+        [(Ours, Ours, Ours), (Wheel, Ours, Ours), (Ours, Wheel, Ours), (Ours, Ours, Wheel)]
+    {
+        c_example(node, at, from);
+    }
+}
+
+#[test]
+fn sigterm_and_sigint_end_the_node_cleanly() {
+    for signal in ["-TERM", "-INT"] {
+        let mut node = Node::start(Ours, "");
+        let receiver = receiver(Ours, &node, "");
+        node.process.signal(signal);
+        node.process.expect_success();
+        drop(receiver);
+    }
+}
