@@ -82,8 +82,6 @@ pub const METADATA_TEXT: usize = 64 * 1024;
 pub const NAME_LEN: usize = 4096;
 /// Tokens of others that a verifier remembers to be good.
 pub const VERIFIED_TOKENS: usize = 1024;
-/// Streams after the first that a connection may open (each is refused) before it is closed.
-pub const REFUSED_STREAMS: usize = 100;
 /// What a message has besides payload, type and metadata: names, token, numbers, signatures.
 pub const MESSAGE_OVERHEAD: usize = 32 * 1024;
 /// Bytes read from a socket at a time; links are flushed after each.
@@ -92,3 +90,34 @@ pub const READ_BUFFER: usize = 128 * 1024;
 pub const READ_BUDGET: usize = 256 * 1024;
 /// How long a closed socket may take to write its last bytes and see the peer's end.
 pub const LINGER: Duration = Duration::from_secs(2);
+
+/// So many of something at once, and so many more with each second.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// At once.
+    pub burst: u64,
+    /// With each second.
+    pub per_second: u64,
+}
+
+/// Streams that a client may have open. We take one; the others are refused one by one, which
+/// spares the first what a smaller number would do to it: nghttp2 ends the connection.
+pub const CONCURRENT_STREAMS: u32 = 16;
+/// Streams that are refused before the connection is ended.
+pub const REFUSED_STREAMS: u32 = 100;
+/// PING and SETTINGS acknowledgements that may wait to be sent.
+pub const OUTBOUND_ACKS: usize = 1000;
+/// HTTP/2 frames other than DATA that may wait to be sent: acknowledgements and a few more.
+pub const WAITING_FRAMES: usize = OUTBOUND_ACKS + 100;
+/// Entries of one SETTINGS frame.
+pub const SETTINGS_ENTRIES: usize = 32;
+/// CONTINUATION frames of one header block.
+pub const CONTINUATIONS: usize = 8;
+/// RST_STREAM frames of the peer.
+pub const STREAM_RESETS: Rate = Rate { burst: 100, per_second: 10 };
+/// HTTP/2 frames that are legal but suspicious.
+pub const GLITCHES: Rate = Rate { burst: 1000, per_second: 33 };
+/// Bytes of control frames that are made ready while receiving; a frame may exceed it.
+pub const READY_CONTROL: usize = 16 * 1024;
+/// A drained buffer of control frames keeps at most this.
+pub const KEPT_CONTROL: usize = 1024;

@@ -1,336 +1,416 @@
-//! HTTP/2 on nghttp2: one connection with one stream, as bytes in, events and bytes out.
+//! HTTP/2 for a link: one connection that carries one stream (spec 01 sections 1.1 to 1.4), on
+//! nghttp2 (spec 06 section 3).
 //!
-//! No sockets and no timers. nghttp2's callbacks only record what happened; everything is decided
-//! after `nghttp2_session_mem_recv2` has returned. Payload is not copied on the way in (events
-//! name ranges of the input) and copied once on the way out, from the stream's queue behind the
-//! head of its DATA frame.
+//! Bytes of the peer go into [`Connection::receive`] and come out as [`Event`]s; what is to be sent
+//! is queued and comes out of [`Connection::write_output`]. Nothing here reads sockets, splits gRPC
+//! messages, negotiates or decides what an event means for a link, and nothing is called back.
 //!
-//! nghttp2 is stricter than the published node in what it takes as a request: `:authority` (or
-//! `host`) must be there, and `te` may only say `trailers`. Its limits on floods (resets,
-//! "glitches", unanswered SETTINGS and PING) are part of the defence; they are counted with a
-//! clock of its own. A second stream on a connection is refused (DESIGN decision 27).
+//! # What nghttp2 decides
+//!
+//! Where it is stricter than the published node, its verdict stands. Each of these ends the
+//! connection with GOAWAY(PROTOCOL_ERROR), while the published node serves the request:
+//!
+//! * a request without `:authority` and without `host`;
+//! * `te` with another value than `trailers`;
+//! * `connection`, `keep-alive`, `proxy-connection`, `transfer-encoding` or `upgrade` headers;
+//! * a `content-length` that is not what arrives, and two of them;
+//! * upper-case header names, characters that do not belong into a pseudo header.
+//!
+//! Other headers with characters that are not allowed are dropped, the request is served.
+//!
+//! # Limits
+//!
+//! Header lists end at [`limits::MAX_HEADER_LIST`]. nghttp2's own limits on floods are set, not
+//! left to its defaults: acknowledgements that wait, entries of SETTINGS, CONTINUATION frames,
+//! stream resets, and glitches (PRIORITY, empty DATA, frames for closed streams). The last two are
+//! rates, measured by nghttp2 with a clock of its own: the one clock in the core that is not
+//! injected.
+//!
+//! # Order of what is sent
+//!
+//! Control frames overtake queued data. GOAWAY is one of them: it may stand in front of the DATA or
+//! the trailers that were queued before it, and does not end the stream.
 
-mod callbacks;
+mod queue;
+mod session;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::ops::Range;
-use std::ptr;
 
-use libnghttp2_sys as ng;
+use libnghttp2_sys as ffi;
 
 use crate::limits;
-use callbacks::State;
+use session::{Ending, Role, Session};
 
-/// What was found in received bytes, in order.
+/// Names and values. What is not UTF-8 is replaced.
+type Headers = Vec<(String, String)>;
+
+/// What [`Connection::receive`] found, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Server: the request, pseudo headers included.
+    /// Server: the header list of the stream's request, pseudo headers included.
     RequestHead(Vec<(String, String)>),
-    /// Client: the response, pseudo headers included.
+    /// Client: the header list of the final response (1xx responses are left out).
     ResponseHead(Vec<(String, String)>),
-    /// A second header block, which ends the stream.
+    /// The header list that ends the peer's side of the stream.
     Trailers(Vec<(String, String)>),
-    /// Payload of the stream: a range of the bytes given to [`Connection::receive`].
+    /// Payload of DATA without padding, as offsets into the bytes that were given to this call.
     Data(Range<usize>),
-    /// The peer sends no more.
+    /// The peer's side of the stream has ended.
     EndOfStream,
-    /// The stream is over, with this error code.
+    /// The stream was ended with this error code: by RST_STREAM of the peer, because its GOAWAY
+    /// left it out, or by nghttp2. What was queued is dropped.
     Reset(u32),
-    /// The peer will end the connection some time; the stream goes on (spec 01 section 1.3).
+    /// The peer takes no further streams. This is not the end of ours (spec 01 section 1.3).
     GoAway {
-        /// The last stream that it has looked at.
+        /// The last stream that the peer takes.
         last_stream: i32,
-        /// Why.
+        /// The error code; 0 is NO_ERROR.
         code: u32,
     },
-    /// Our PING was answered.
+    /// The answer to the latest [`Connection::ping`].
     PingAck,
 }
 
-/// The connection cannot go on. What is still to be written may tell the peer why.
+/// The connection is dead. What [`Connection::write_output`] still gives, a GOAWAY perhaps, should
+/// be sent before the byte stream is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
-    /// The peer broke the protocol, or one of the limits on floods.
+    /// The peer does not speak HTTP/2, or violated it in this way.
     Protocol(String),
-    /// The peer's header block is over the limit, in bytes as RFC 9113 counts them.
-    HeaderList(usize),
-    /// The peer keeps opening streams that are refused.
-    RefusedStreams,
+    /// The peer sent a header list above [`limits::MAX_HEADER_LIST`].
+    HeaderListTooLong,
+    /// The peer sent more of something than is taken from it: of what.
+    Flood(String),
+    /// A header list of ours is longer than HTTP/2 can send.
+    HeadersNotSent,
+    /// nghttp2 failed, for lack of memory for example.
+    Internal(String),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Protocol(text) => f.write_str(text),
-            Error::RefusedStreams => {
-                write!(f, "more than {} streams had to be refused", limits::REFUSED_STREAMS)
+            Error::Protocol(what) => write!(f, "protocol error: {what}"),
+            Error::HeaderListTooLong => {
+                write!(f, "the peer sent more than {} bytes of headers", limits::MAX_HEADER_LIST)
             }
-            Error::HeaderList(len) => {
-                write!(f, "a header list of {len} bytes, {} allowed", limits::MAX_HEADER_LIST)
-            }
+            Error::Flood(what) => write!(f, "the peer sent too much: {what}"),
+            Error::HeadersNotSent => f.write_str("our headers are too long to be sent"),
+            Error::Internal(what) => write!(f, "nghttp2 failed: {what}"),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
-/// One HTTP/2 connection.
+/// One side of one HTTP/2 connection with its one stream.
 pub struct Connection {
-    session: *mut ng::nghttp2_session,
-    /// Boxed: nghttp2 holds a pointer to it.
-    state: Box<State>,
-    refused: usize,
+    session: Session,
+    /// Control frames that are ready; they go before anything that nghttp2 still has.
+    control: Vec<u8>,
+    /// Queued by [`Connection::finish`] until the queue has drained.
+    trailers: Option<Headers>,
+    /// Our side of the stream has its head: data and trailers may follow.
+    open: bool,
+    error: Option<Error>,
 }
-
-// SAFETY: a session has no ties to the thread that made it, and is only used through `&mut self`.
-unsafe impl Send for Connection {}
-
-const REFUSED_STREAM: u32 = 7;
-const ENHANCE_YOUR_CALM: u32 = 11;
 
 impl Connection {
-    /// The side that opens the stream. Preface, settings and request are ready to be written.
-    pub fn client<K: AsRef<str>, V: AsRef<str>>(head: &[(K, V)]) -> Connection {
-        let mut connection = Connection::new(true);
-        connection.settings(&[
-            (ng::NGHTTP2_SETTINGS_ENABLE_PUSH, 0),
-            (ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW),
-            (ng::NGHTTP2_SETTINGS_MAX_FRAME_SIZE, 16_384),
-            (ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
-        ]);
-        let head = fields(head);
-        let provider = callbacks::provider();
-        // SAFETY: the fields and the provider live until the call returns; nghttp2 copies them.
-        let stream = unsafe {
-            ng::nghttp2_submit_request2(
-                connection.session,
-                ptr::null(),
-                head.as_ptr(),
-                head.len(),
-                &provider,
-                ptr::null_mut(),
-            )
-        };
-        connection.state.stream = stream.max(0);
+    /// A client with its stream opened: preface, SETTINGS, WINDOW_UPDATE and HEADERS are ready, so
+    /// that the first [`Connection::write_output`] gives all of them (spec 01 section 1.3).
+    ///
+    /// `head` is sent as it is, pseudo headers first; names are sent in lower case.
+    pub fn client(head: &[(&str, &str)]) -> Connection {
+        let mut connection = Connection::new(Role::Client);
+        connection.session.submit_request(head);
+        connection.open = true;
         connection
     }
 
-    /// The side that is dialled. Its settings are ready to be written.
+    /// A server that waits for the stream. SETTINGS and WINDOW_UPDATE are ready at once, before
+    /// anything of the client has arrived (spec 01 section 1.3).
     pub fn server() -> Connection {
-        let mut connection = Connection::new(false);
-        connection.settings(&[
-            (ng::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, 16),
-            (ng::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW),
-            (ng::NGHTTP2_SETTINGS_MAX_FRAME_SIZE, 16_384),
-            (ng::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
-        ]);
+        let mut connection = Connection::new(Role::Server);
+        connection.make_control_ready();
         connection
     }
 
-    fn new(client: bool) -> Connection {
-        let mut state = Box::<State>::default();
-        let session = callbacks::new_session(client, &mut state);
-        Connection { session, state, refused: 0 }
+    fn new(role: Role) -> Connection {
+        let mut session = Session::new(role);
+        let first = match role {
+            Role::Client => (ffi::NGHTTP2_SETTINGS_ENABLE_PUSH, 0),
+            Role::Server => {
+                (ffi::NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, limits::CONCURRENT_STREAMS)
+            }
+        };
+        session.submit_settings(&[
+            first,
+            (ffi::NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, limits::STREAM_WINDOW),
+            (ffi::NGHTTP2_SETTINGS_MAX_FRAME_SIZE, 16_384),
+            (ffi::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
+        ]);
+        session.set_connection_window(limits::CONNECTION_WINDOW);
+        Connection { session, control: Vec::new(), trailers: None, open: false, error: None }
     }
 
-    fn settings(&mut self, entries: &[(ng::nghttp2_settings_id, u32)]) {
-        let entries: Vec<_> = entries
-            .iter()
-            .map(|(id, value)| ng::nghttp2_settings_entry {
-                settings_id: *id as i32,
-                value: *value,
-            })
-            .collect();
-        // SAFETY: the session is alive, and the entries are copied.
-        unsafe {
-            ng::nghttp2_submit_settings(self.session, 0, entries.as_ptr(), entries.len());
-            ng::nghttp2_session_set_local_window_size(
-                self.session,
-                0,
-                0,
-                limits::CONNECTION_WINDOW as i32,
-            );
-        }
-    }
-
-    /// Takes bytes that arrived, at most [`limits::HTTP2_FEED`] at a time, and appends what they
-    /// mean to `events`.
+    /// Takes bytes of the peer, at most [`limits::HTTP2_FEED`] at a time, and appends what is in
+    /// them to `events`. All bytes are consumed; [`Event::Data`] points into them.
+    ///
+    /// The connection's window is given back here for every byte of DATA, padding included. The
+    /// stream's is given back by [`Connection::consume`], except padding.
+    ///
+    /// # Errors
+    ///
+    /// When the connection is dead, now and in every later call. What was found before the cause
+    /// is in `events`.
     pub fn receive(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
-        self.state.begin_input(bytes);
-        // SAFETY: nghttp2 reads `bytes` during the call only; its callbacks get `self.state`,
-        // which nobody else uses meanwhile.
-        let read =
-            unsafe { ng::nghttp2_session_mem_recv2(self.session, bytes.as_ptr(), bytes.len()) };
-        let found = self.state.end_input();
-        events.extend(found.events);
-        // SAFETY: the session is alive. Errors mean that the stream is gone: nothing to give back.
-        unsafe {
-            ng::nghttp2_session_consume_connection(self.session, found.data_len);
-            self.refused += found.refused.len();
-            for stream in found.refused {
-                ng::nghttp2_submit_rst_stream(self.session, 0, stream, REFUSED_STREAM);
+        if let Some(error) = &self.error {
+            return Err(error.clone());
+        }
+        debug_assert!(bytes.len() <= limits::HTTP2_FEED, "fed more than events are bounded for");
+        match self.session.feed(bytes) {
+            Ok(()) => self.after_feeding(),
+            Err(code) => self.give_up(code),
+        }
+        events.append(&mut self.session.record_mut().events);
+        self.error.clone().map_or(Ok(()), Err)
+    }
+
+    /// Server: the response's head. With `end_stream` it is all of the response, otherwise data
+    /// follows. Without a request it does nothing.
+    pub fn respond(&mut self, head: &[(&str, &str)], end_stream: bool) {
+        let record = self.session.record();
+        if record.role == Role::Server && record.stream != 0 && !record.over && !self.open {
+            self.session.submit_response(head, end_stream);
+            self.open = true;
+            if end_stream {
+                self.session.record_mut().queue.clear();
+            } else {
+                self.send_trailers_if_due();
             }
         }
-        if self.refused > limits::REFUSED_STREAMS {
-            self.goaway(ENHANCE_YOUR_CALM);
-            return Err(Error::RefusedStreams);
-        }
-        if let Some(len) = found.oversized {
-            self.goaway(ENHANCE_YOUR_CALM);
-            return Err(Error::HeaderList(len));
-        }
-        match usize::try_from(read) {
-            Ok(read) if read == bytes.len() => Ok(()),
-            Ok(_) => Err(Error::Protocol("the connection was terminated".to_owned())),
-            Err(_) => Err(Error::Protocol(callbacks::error_text(read))),
-        }
     }
 
-    /// Server: answers the request; with `end_stream` that is all.
-    pub fn respond<K: AsRef<str>, V: AsRef<str>>(&mut self, head: &[(K, V)], end_stream: bool) {
-        let head = fields(head);
-        let provider = callbacks::provider();
-        let provider = if end_stream { ptr::null() } else { ptr::from_ref(&provider) };
-        // SAFETY: the session is alive; fields and provider are copied.
-        unsafe {
-            ng::nghttp2_submit_response2(
-                self.session,
-                self.state.stream,
-                head.as_ptr(),
-                head.len(),
-                provider,
-            );
-        }
+    /// Appends `bytes` to the stream's data. The caller bounds the queue, see
+    /// [`Connection::queued`].
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.send_buffer().extend_from_slice(bytes);
     }
 
-    /// The stream's outbound bytes: append to them, do nothing else.
+    /// The same queue, to encode into: append only, what is in front is not the caller's. Taking
+    /// back what was just appended is allowed.
     pub fn send_buffer(&mut self) -> &mut Vec<u8> {
-        self.state.queue.compact();
-        &mut self.state.queue.bytes
+        self.session.record_mut().queue.buffer()
     }
 
-    /// Outbound bytes that are not yet part of a DATA frame.
+    /// Bytes of data that are not yet in a DATA frame.
     pub fn queued(&self) -> usize {
-        self.state.queue.len()
+        self.session.record().queue.len()
     }
 
-    /// Outbound bytes that ever became part of DATA frames.
+    /// Bytes of data that were ever put into DATA frames. Dropped data does not count.
     pub fn taken(&self) -> u64 {
-        self.state.queue.taken
+        self.session.record().queue.taken()
     }
 
-    /// Ends our side of the stream after what is queued, with trailers or without.
+    /// Ends our side of the stream once the queue has drained: with trailers, or with END_STREAM
+    /// on the last DATA frame (an empty one if there is no data left; even that needs a window,
+    /// unlike trailers). Only the first call counts; nothing may be queued after it.
     pub fn finish(&mut self, trailers: Option<&[(&str, &str)]>) {
-        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        self.state.finish = Some(trailers.map(|list| list.iter().map(own).collect()));
+        let record = self.session.record_mut();
+        if record.ending != Ending::Open {
+            return;
+        }
+        record.ending = match trailers {
+            None => Ending::Data,
+            Some(_) => Ending::Trailers,
+        };
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
+        self.trailers = trailers.map(|trailers| trailers.iter().map(owned).collect());
+        self.send_trailers_if_due();
     }
 
-    /// Ends the stream at once; what is queued is dropped.
+    /// Ends the stream in both directions with RST_STREAM and drops what is queued. No event of
+    /// the stream follows.
     pub fn reset(&mut self, code: u32) {
-        self.state.queue.clear();
-        // SAFETY: the session is alive.
-        unsafe {
-            ng::nghttp2_submit_rst_stream(self.session, 0, self.state.stream, code);
+        if !self.session.record().over {
+            self.session.submit_reset(code);
         }
+        let record = self.session.record_mut();
+        record.abandoned = true;
+        record.queue.clear();
+        self.trailers = None;
     }
 
-    /// Announces the end of the connection.
+    /// Announces with GOAWAY that no further streams are taken. Ours goes on.
     pub fn goaway(&mut self, code: u32) {
-        // SAFETY: the session is alive; there is no debug data.
-        unsafe {
-            let last = ng::nghttp2_session_get_last_proc_stream_id(self.session);
-            ng::nghttp2_submit_goaway(self.session, 0, last, code, ptr::null(), 0);
-        }
+        self.session.submit_goaway(code);
     }
 
-    /// Asks whether the peer is alive.
+    /// Sends a PING. Its answer is [`Event::PingAck`]; an earlier one is waited for no longer.
     pub fn ping(&mut self, payload: [u8; 8]) {
-        // SAFETY: the session is alive; the payload is copied.
-        unsafe {
-            ng::nghttp2_submit_ping(self.session, 0, payload.as_ptr());
-        }
+        self.session.record_mut().ping = Some(payload);
+        self.session.submit_ping(payload);
     }
 
-    /// Lets the peer send so many more bytes on the stream. The connection's own window is given
-    /// back as bytes arrive.
+    /// Gives back window of the stream for so many bytes of [`Event::Data`].
     pub fn consume(&mut self, stream_bytes: usize) {
-        // SAFETY: the session is alive; a stream that is gone is an error that changes nothing.
-        unsafe {
-            ng::nghttp2_session_consume_stream(self.session, self.state.stream, stream_bytes);
-        }
+        self.session.consume_stream(stream_bytes);
     }
 
-    /// Whether the connection has ended itself: a limit on floods was passed, and GOAWAY is out.
-    pub fn is_over(&self) -> bool {
-        // SAFETY: the session is alive.
-        unsafe { ng::nghttp2_session_want_read(self.session) == 0 }
-    }
-
-    /// Appends what may be sent to `out`, until nothing is left or `out` has `limit` bytes.
+    /// Appends frames to `out` until there is nothing left that may be sent, or `out` has `limit`
+    /// bytes. The last frame, and control frames made ready before, may exceed the limit.
+    ///
+    /// All data that waits shares DATA frames of up to 16,384 bytes, as far as the windows allow.
+    ///
+    /// # Errors
+    ///
+    /// When the connection turns out to be dead here; `out` has what should still be sent.
     pub fn write_output(&mut self, out: &mut Vec<u8>, limit: usize) -> Result<(), Error> {
-        if self.state.deferred && (self.state.queue.len() > 0 || self.state.finish.is_some()) {
-            self.state.deferred = false;
-            // SAFETY: the session is alive; a stream without deferred data is left alone.
-            unsafe {
-                ng::nghttp2_session_resume_data(self.session, self.state.stream);
+        if out.len() >= limit {
+            return Ok(());
+        }
+        out.append(&mut self.control);
+        self.control.shrink_to(limits::KEPT_CONTROL);
+        let dead = self.error.is_some();
+        loop {
+            self.session.resume();
+            if let Err(code) = self.session.drain(out, limit, false) {
+                self.give_up(code);
+            }
+            if !self.send_trailers_if_due() || out.len() >= limit {
+                break;
             }
         }
-        std::mem::swap(&mut self.state.out, out);
-        let result = self.write_frames(limit);
-        std::mem::swap(&mut self.state.out, out);
-        self.state.queue.shrink();
-        result
+        let record = self.session.record_mut();
+        match record.over || record.abandoned {
+            true => record.queue.clear(),
+            false => record.queue.tidy(),
+        }
+        self.note_failure();
+        match &self.error {
+            Some(error) if !dead => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
-    fn write_frames(&mut self, limit: usize) -> Result<(), Error> {
-        while self.state.out.len() < limit {
-            let before = self.state.out.len();
-            let mut data = ptr::null();
-            // SAFETY: the session is alive. The bytes that it names are valid until the next call
-            // on it. DATA frames are appended by its callback and give 0 here.
-            let len = unsafe { ng::nghttp2_session_mem_send2(self.session, &mut data) };
-            match usize::try_from(len) {
-                Ok(0) if self.state.out.len() == before => break,
-                Ok(0) => {}
-                Ok(len) => {
-                    // SAFETY: see above.
-                    let bytes = unsafe { std::slice::from_raw_parts(data, len) };
-                    self.state.out.extend_from_slice(bytes);
+    /// Whether [`Connection::write_output`] would give something: control frames, or data that the
+    /// peer's windows have room for.
+    pub fn wants_write(&self) -> bool {
+        let record = self.session.record();
+        let data = record.deferred && record.has_data() && self.session.has_window();
+        !self.control.is_empty() || data || self.session.wants_write()
+    }
+
+    /// Whether there is nothing more to read or to write: the connection is dead, or the stream is
+    /// over, and everything was given out.
+    pub fn is_closed(&self) -> bool {
+        let over = self.error.is_some() || self.session.record().over;
+        !self.wants_write() && (over || !self.session.wants_read())
+    }
+
+    /// Trailers go when no data is left before them.
+    fn send_trailers_if_due(&mut self) -> bool {
+        if !self.open || !self.session.record().queue.is_empty() {
+            return false;
+        }
+        let Some(trailers) = self.trailers.take() else {
+            return false;
+        };
+        let trailers: Vec<_> = trailers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        self.session.submit_trailers(&trailers);
+        true
+    }
+
+    /// Gives back the connection's window, makes control frames ready (so that what nghttp2 has
+    /// decided shows) and checks the limits that it does not.
+    fn after_feeding(&mut self) {
+        self.session.consume_connection();
+        let record = self.session.record();
+        let excess = if record.oversized {
+            Some(Error::HeaderListTooLong)
+        } else if record.refused > limits::REFUSED_STREAMS {
+            Some(Error::Flood("streams besides the first".to_owned()))
+        } else if record.most_continuations > limits::CONTINUATIONS {
+            Some(Error::Flood("CONTINUATION frames".to_owned()))
+        } else {
+            None
+        };
+        self.end_if(excess);
+        self.make_control_ready();
+        self.note_failure();
+        let flood = self.session.waiting_frames() > limits::WAITING_FRAMES;
+        self.end_if(flood.then(|| Error::Flood("frames that need an answer".to_owned())));
+    }
+
+    fn make_control_ready(&mut self) {
+        if let Err(code) = self.session.drain(&mut self.control, limits::READY_CONTROL, true) {
+            self.give_up(code);
+        }
+    }
+
+    fn end_if(&mut self, error: Option<Error>) {
+        if self.error.is_none() && error.is_some() {
+            self.session.terminate(ffi::NGHTTP2_ENHANCE_YOUR_CALM);
+            self.error = error;
+        }
+    }
+
+    /// Whether nghttp2 has ended the connection, or could not send what it was given.
+    fn note_failure(&mut self) {
+        if self.error.is_some() {
+            return;
+        }
+        let record = self.session.record();
+        if let Some((code, reason)) = &record.failed {
+            let name = session::code_name(*code);
+            match (*code, reason.as_str()) {
+                (ffi::NGHTTP2_ENHANCE_YOUR_CALM, _) => {
+                    self.error = Some(Error::Flood("suspicious frames".to_owned()));
                 }
-                Err(_) => return Err(Error::Protocol(callbacks::error_text(len))),
+                // Too many RST_STREAM: the one case in which nghttp2 would read on.
+                (ffi::NGHTTP2_INTERNAL_ERROR, "") => {
+                    self.end_if(Some(Error::Flood("stream resets".to_owned())));
+                }
+                (_, "") => self.error = Some(Error::Protocol(name)),
+                (_, reason) => self.error = Some(Error::Protocol(format!("{name} ({reason})"))),
             }
+        } else if record.unsendable {
+            self.error = Some(Error::HeadersNotSent);
         }
-        Ok(())
     }
-}
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, freed nowhere else.
-        unsafe { ng::nghttp2_session_del(self.session) }
+    /// nghttp2 gives nothing more, not even a GOAWAY: that one is written here.
+    fn give_up(&mut self, code: i32) {
+        let text = session::error_text(code);
+        let (error, goaway) = match code {
+            ffi::NGHTTP2_ERR_BAD_CLIENT_MAGIC => {
+                (Error::Protocol("this is not HTTP/2: no client preface".to_owned()), None)
+            }
+            ffi::NGHTTP2_ERR_FLOODED | ffi::NGHTTP2_ERR_TOO_MANY_CONTINUATIONS => {
+                (Error::Flood(text), Some(ffi::NGHTTP2_ENHANCE_YOUR_CALM))
+            }
+            _ => (Error::Internal(text), Some(ffi::NGHTTP2_INTERNAL_ERROR)),
+        };
+        if let Some(code) = goaway {
+            let last_stream = self.session.record().stream;
+            self.control.extend_from_slice(&[0, 0, 8, ffi::NGHTTP2_GOAWAY as u8, 0, 0, 0, 0, 0]);
+            self.control.extend_from_slice(&last_stream.to_be_bytes());
+            self.control.extend_from_slice(&code.to_be_bytes());
+        }
+        self.error.get_or_insert(error);
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("queued", &self.queued()).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("stream", &self.session.record().stream)
+            .field("queued", &self.queued())
+            .field("error", &self.error)
+            .finish_non_exhaustive()
     }
 }
-
-/// Header fields as nghttp2 takes them. It only reads them, though its type says `mut`.
-fn fields<K: AsRef<str>, V: AsRef<str>>(head: &[(K, V)]) -> Vec<ng::nghttp2_nv> {
-    let field = |(name, value): &(K, V)| {
-        let (name, value) = (name.as_ref(), value.as_ref());
-        ng::nghttp2_nv {
-            name: name.as_ptr().cast_mut(),
-            value: value.as_ptr().cast_mut(),
-            namelen: name.len(),
-            valuelen: value.len(),
-            flags: 0,
-        }
-    };
-    head.iter().map(field).collect()
-}
-
-#[cfg(test)]
-mod tests;

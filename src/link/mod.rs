@@ -141,7 +141,7 @@ impl Link {
         let exchange = KeyExchange::new(entropy);
         let agent = format!("libslim/{}", crate::VERSION);
         let head = grpc::request_head(&dial.scheme, &dial.authority, &agent, &dial.headers);
-        let http2 = http2::Connection::client(&head);
+        let http2 = http2::Connection::client(&borrowed(&head));
         let until = now.mono + limits::RESPONSE_HEAD_TIMEOUT;
         let state = State::AwaitResponse { until, exchange };
         Link::new(config, Some(dial), http2, state, now)
@@ -329,8 +329,6 @@ impl Link {
         if self.out.len() < limit {
             if let Err(error) = self.http2.write_output(&mut self.out, limit) {
                 self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
-            } else if self.http2.is_over() {
-                self.over(CloseReason::retry("HTTP/2 error: the peer broke a limit on floods"));
             }
             let events = &mut self.events;
             self.origins.taken(self.http2.taken(), |origin, bytes| {
@@ -404,8 +402,7 @@ impl Link {
                 self.state = State::AwaitNegotiation { until };
             }
             Err(answer) => {
-                let answer: Vec<_> = answer.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                self.http2.respond(&answer, true);
+                self.http2.respond(&borrowed(&answer), true);
                 self.over(CloseReason::last("not a request for a SLIM link"));
             }
         }
@@ -527,8 +524,7 @@ impl Link {
             return self.over(CloseReason::retry(text));
         }
         let trailers = grpc::status_trailers(status, message);
-        let trailers: Vec<_> = trailers.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        self.http2.finish(Some(&trailers));
+        self.http2.finish(Some(&borrowed(&trailers)));
         self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
     }
 
@@ -561,6 +557,10 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("state", &self.state).finish_non_exhaustive()
     }
+}
+
+fn borrowed(head: &[(String, String)]) -> Vec<(&str, &str)> {
+    head.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
