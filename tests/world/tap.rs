@@ -1,0 +1,130 @@
+//! Reads the messages out of one direction of a link's bytes, and writes them down in the form in
+//! which they are compared with recorded traces (DESIGN decision 32).
+
+use prost::Message as _;
+use slim::grpc::Decoder;
+use slim::wire::{
+    CommandPayloadType, ContentType, LinkType, Message, MessageType, NameId, SessionMessageType,
+    SessionType, SlimHeader,
+};
+
+/// Listens to one direction.
+pub struct Tap {
+    bytes: Vec<u8>,
+    preface: usize,
+    decoder: Decoder,
+}
+
+impl Tap {
+    /// `dialler`: this direction begins with the connection preface.
+    pub fn new(dialler: bool) -> Tap {
+        Tap { bytes: Vec::new(), preface: if dialler { 24 } else { 0 }, decoder: Decoder::new() }
+    }
+
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Message> {
+        self.bytes.extend_from_slice(bytes);
+        let mut found = Vec::new();
+        if self.bytes.len() < self.preface {
+            return found;
+        }
+        self.bytes.drain(..std::mem::take(&mut self.preface));
+        while let [a, b, c, kind, ..] = self.bytes[..] {
+            let len = u32::from_be_bytes([0, a, b, c]) as usize;
+            if self.bytes.len() < 9 + len {
+                break;
+            }
+            let frame: Vec<u8> = self.bytes.drain(..9 + len).collect();
+            if kind == 0 {
+                let each = &mut |bytes: &[u8]| found.push(Message::decode(bytes).unwrap());
+                self.decoder.feed(&frame[9..], each).unwrap();
+            }
+        }
+        found
+    }
+}
+
+/// A message without what differs from run to run: ids, tokens, keys, signatures.
+pub fn masked(message: &Message) -> String {
+    let mut keys: Vec<&str> = message.metadata.keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    match message.message_type.as_ref().expect("a kind") {
+        MessageType::Link(link) => {
+            let Some(LinkType::LinkNegotiation(payload)) = &link.link_type else { panic!() };
+            let (reply, kind) = (payload.is_reply, payload.connection_type);
+            format!("LINK reply={reply} type={kind} key={}", payload.link_ecdh_public_key.len())
+        }
+        MessageType::SubscriptionAck(ack) => format!("SUBSCRIPTION_ACK {}", ack.success),
+        MessageType::Subscribe(m) => format!("SUBSCRIBE {}", header(m.header.as_ref())),
+        MessageType::Unsubscribe(m) => format!("UNSUBSCRIBE {}", header(m.header.as_ref())),
+        MessageType::Publish(publish) => {
+            let session = publish.session.unwrap();
+            let kind = SessionMessageType::try_from(session.session_message_type).unwrap();
+            let session_type = SessionType::try_from(session.session_type).unwrap();
+            let data_id = match kind.is_control() {
+                true => String::new(),
+                false => format!(" id={}", session.message_id),
+            };
+            let content = publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref());
+            format!(
+                "{kind:?} {session_type:?}{data_id} {} {keys:?} {}",
+                header(publish.header.as_ref()),
+                payload(content)
+            )
+        }
+    }
+}
+
+fn header(header: Option<&SlimHeader>) -> String {
+    let header = header.expect("a header");
+    let destination = header.destination.as_ref().unwrap();
+    let id = destination.name.as_ref().unwrap().name_id.unwrap_or_default();
+    let any = id == NameId { id_0: u64::MAX, id_1: u64::MAX };
+    format!(
+        "to={} strings={} fanout={} ttl={} token={} mac={} sig={} error={:?}",
+        if any { "any" } else { "full" },
+        destination.str_name.is_some(),
+        header.fanout,
+        header.ttl,
+        !header.identity.is_empty(),
+        header.header_mac.as_ref().map_or(0, Vec::len),
+        header.e2e_header_sig.is_some(),
+        header.error,
+    )
+}
+
+fn payload(content: Option<&ContentType>) -> String {
+    match content {
+        None => "nothing".to_owned(),
+        Some(ContentType::AppPayload(payload)) => {
+            format!("{:?} {:?}", payload.payload_type, payload.blob)
+        }
+        Some(ContentType::CommandPayload(command)) => {
+            match command.command_payload_type.as_ref().expect("a command") {
+                CommandPayloadType::JoinRequest(join) => format!(
+                    "join timers={:?} channel={} control={} mls={}",
+                    join.timer_settings,
+                    join.channel.is_some(),
+                    join.control.is_some(),
+                    join.mls_settings.is_some()
+                ),
+                CommandPayloadType::JoinReply(join) => format!(
+                    "joined key_package={} settings={:?}",
+                    join.key_package.is_some(),
+                    join.participant.as_ref().unwrap().settings
+                ),
+                CommandPayloadType::GroupWelcome(welcome) => {
+                    let settings: Vec<_> =
+                        welcome.participants.iter().map(|p| (p.settings, p.status)).collect();
+                    format!("welcome {settings:?} mls={}", welcome.mls.is_some())
+                }
+                CommandPayloadType::GroupClose(close) => {
+                    format!("close {}", close.participants.len())
+                }
+                CommandPayloadType::Heartbeat(heartbeat) => {
+                    format!("heartbeat {}", heartbeat.epoch)
+                }
+                other => format!("{other:?}"),
+            }
+        }
+    }
+}
