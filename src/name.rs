@@ -366,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn reserved_ids_are_folded_as_recorded() {
+        let vectors = include_str!("../tests/vectors/routing/ids.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        for entry in vectors["reserved_folding"].as_array().unwrap() {
+            let id = |key: &str| u128::from_str_radix(entry[key].as_str().unwrap(), 16).unwrap();
+            assert_eq!(fold_app_id(id("raw_hash_hex")).0, id("app_id_hex"), "{entry}");
+            assert_eq!(fold_channel_id(id("raw_hash_hex")).0, id("channel_id_hex"), "{entry}");
+        }
+    }
+
+    #[test]
     fn name_without_strings_prints_its_hashes() {
         let mut wire = Name::new(["a", "b", "c"], NameId::NULL).to_wire();
         wire.str_name = None;

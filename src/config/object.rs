@@ -158,7 +158,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// The known key that is most like `key`, if one is.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let best = known.iter().map(|candidate| (distance(key, candidate), *candidate)).min()?;
-    (best.0 <= key.len().max(best.1.len()) / 2).then_some(best.1)
+    (best.0 <= key.len().max(best.1.len()).div_ceil(2)).then_some(best.1)
 }
 
 /// Edit distance.

@@ -101,22 +101,18 @@ impl Table {
             .copied()
     }
 
-    /// Forgets everything of a connection; the names that nobody has any more are returned.
+    /// Forgets everything of a connection; the names that it had are returned.
     pub fn drop_connection(
         &mut self,
         connection: ConnectionId,
         kind: ConnectionKind,
     ) -> Vec<EncodedName> {
         let names = self.records.remove(&connection).unwrap_or_default();
-        let mut lost = Vec::new();
-        for name in names.into_keys() {
-            self.forget(connection, kind, name, true);
-            let left = self.prefixes.get(&name.components).and_then(|p| p.ids.get(&name.id));
-            if left.is_none() {
-                lost.push(name);
-            }
-        }
+        let mut lost: Vec<EncodedName> = names.into_keys().collect();
         lost.sort();
+        for name in &lost {
+            self.forget(connection, kind, *name, true);
+        }
         lost
     }
 

@@ -118,23 +118,6 @@ pub struct ReceivedMessage {
     pub message_id: u32,
 }
 
-#[cfg(test)]
-impl ReceivedMessage {
-    fn numbered(message_id: u32) -> ReceivedMessage {
-        ReceivedMessage {
-            source: Name::parse("o/n/s").unwrap(),
-            destination: Name::parse("o/n/d").unwrap(),
-            payload_type: "msg".to_owned(),
-            metadata: BTreeMap::new(),
-            payload: Bytes::new(),
-            identity: String::new(),
-            connection: ConnectionId(0),
-            is_reply: false,
-            message_id,
-        }
-    }
-}
-
 /// Something that happened to a session, besides messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -630,11 +613,12 @@ impl Session {
         for op in self.sender.abandon() {
             self.done(Some(op), Err(Error::Closed(format!("session closed: {reason}"))));
         }
+        self.event(Event::Closed(reason.to_owned()));
+        // First the end, then the answers: whoever closed the session finds it closed.
+        self.out.push(Output::Ended { reason: reason.to_owned(), reply });
         for op in closers {
             self.done(Some(op), Ok(()));
         }
-        self.event(Event::Closed(reason.to_owned()));
-        self.out.push(Output::Ended { reason: reason.to_owned(), reply });
     }
 }
 

@@ -144,13 +144,29 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Name;
+    use crate::router::ConnectionId;
     use std::time::Duration;
 
     const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 1 };
 
+    fn numbered(message_id: u32) -> ReceivedMessage {
+        ReceivedMessage {
+            source: Name::parse("o/n/s").unwrap(),
+            destination: Name::parse("o/n/d").unwrap(),
+            payload_type: "msg".to_owned(),
+            metadata: Default::default(),
+            payload: Default::default(),
+            identity: String::new(),
+            connection: ConnectionId(0),
+            is_reply: false,
+            message_id,
+        }
+    }
+
     fn arrive(receiver: &mut Receiver, id: u32, now: Instant) -> (Verdict, Vec<String>) {
         let mut out = Vec::new();
-        let message = Arrival::Message(Box::new(ReceivedMessage::numbered(id)));
+        let message = Arrival::Message(Box::new(numbered(id)));
         let verdict = receiver.arrive(id, message, now, &mut out);
         (verdict, out.iter().map(show).collect())
     }

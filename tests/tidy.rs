@@ -1,0 +1,97 @@
+//! Rules about the tree that a reader should be able to rely on.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(under: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(under).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A file without its tests.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+}
+
+#[test]
+fn the_core_reads_nothing_of_the_world_by_itself() {
+    let words = [
+        "std::net",
+        "mio::",
+        "std::thread",
+        "thread::",
+        "Instant::now",
+        "SystemTime",
+        "std::env",
+        "env::var",
+        "std::fs",
+        "std::io",
+        "File::",
+    ];
+    let folders = ["wire", "http2", "link", "router", "session", "identity", "node"];
+    let mut files: Vec<PathBuf> =
+        folders.iter().flat_map(|f| rust_files(&root().join("src").join(f))).collect();
+    files.push(root().join("src/grpc.rs"));
+    files.push(root().join("src/name.rs"));
+    for file in files.iter().filter(|f| !f.ends_with("tests.rs")) {
+        for word in words {
+            assert!(!code(file).contains(word), "{} has {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_stands_only_where_c_is_called() {
+    for file in rust_files(&root().join("src")) {
+        let name = file.strip_prefix(root().join("src")).unwrap().to_owned();
+        let allowed = ["ffi", "http2", "bin/slim/node.rs", "driver/event_loop.rs"];
+        if allowed.iter().any(|place| name.starts_with(place)) {
+            continue;
+        }
+        assert!(!code(&file).contains("unsafe {"), "{}", name.display());
+    }
+}
+
+#[test]
+fn no_shortcuts_in_the_library() {
+    let words = ["todo!(", "unimplemented!(", "dbg!(", ".unwrap()", "panic!("];
+    for file in rust_files(&root().join("src")) {
+        if file.ends_with("tests.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("//!"), "{} does not say what it is for", file.display());
+        for word in words {
+            assert!(!code(&file).contains(word), "{} has {word}", file.display());
+        }
+    }
+}
+
+#[test]
+fn no_async_runtime_in_the_tree() {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "-e", "normal", "--prefix", "none", "--offline", "--features", "cli"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
+    assert!(tree.contains("mio v"), "cargo tree gave nothing");
+    for line in tree.lines() {
+        let name = line.split(' ').next().unwrap();
+        let runtime = ["tokio", "async-std", "smol"].contains(&name) || name.starts_with("futures");
+        assert!(!runtime, "{line}");
+    }
+}
