@@ -39,11 +39,13 @@ pub(crate) enum Output {
     Ended(SessionKey, String),
 }
 
-/// Which session a message belongs to, should it find nobody.
-#[derive(Clone, Debug)]
+/// Which message of which session it is, should it find nobody.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct About {
+    /// `None`: an answer without a session.
     pub(crate) session: Option<SessionKey>,
-    pub(crate) outgoing: Option<Outgoing>,
+    pub(crate) kind: SessionMessageType,
+    pub(crate) message_id: u32,
     /// A best-effort publish of so many payload bytes.
     pub(crate) credit: Option<usize>,
 }
@@ -230,10 +232,8 @@ impl App {
 
     /// A message of ours found nobody.
     pub(crate) fn handle_no_match(&mut self, about: &About, text: &str) {
-        let (Some(key), Some(outgoing)) = (about.session, about.outgoing.as_ref()) else {
-            return;
-        };
-        self.with(key, |session| session.handle_no_match(outgoing, text));
+        let Some(key) = about.session else { return };
+        self.with(key, |session| session.handle_no_match(about, text));
     }
 
     /// A connection was lost or is back.
@@ -294,7 +294,7 @@ impl App {
                 self.on_discovery(&message, header, &incoming, cx);
             }
             SessionMessageType::JoinRequest => self.on_invitation(&message, header, incoming, cx),
-            _ => self.on_unknown_session(id, &incoming, cx),
+            _ => self.on_unknown_session(id, &incoming, cx.now.mono),
         }
     }
 
@@ -366,7 +366,7 @@ impl App {
         let me = incoming.destination.with_id(self.name.id());
         let session_type = SessionType::PointToPoint;
         let sent = Envelope { me, session_id: header.session_id, session_type };
-        self.send(&sent, reply, None, Some(incoming.connection), cx);
+        self.send(&sent, reply, Some(incoming.connection));
     }
 
     /// A published moderator does not survive a second answer while it waits for the join, so a
@@ -436,8 +436,8 @@ impl App {
     }
 
     /// The last answer of an ended session was lost.
-    fn on_unknown_session(&mut self, id: u32, incoming: &Incoming, cx: &mut Context<'_>) {
-        self.ended.retain(|ended| ended.until > cx.now.mono);
+    fn on_unknown_session(&mut self, id: u32, incoming: &Incoming, now: Instant) {
+        self.ended.retain(|ended| ended.until > now);
         let found = self.ended.iter().find(|ended| {
             ended.session_id == id
                 && ended.asked_by == incoming.kind
@@ -449,7 +449,7 @@ impl App {
                 let (me, session_type) = (ended.me.clone(), ended.session_type);
                 let (sent, reply) =
                     (Envelope { me, session_id: id, session_type }, ended.reply.clone());
-                self.send(&sent, reply, None, Some(incoming.connection), cx);
+                self.send(&sent, reply, Some(incoming.connection));
             }
             None => log::debug!("session {id} is not known: {:?} dropped", incoming.kind),
         }
@@ -535,11 +535,7 @@ impl App {
                         session_id: id,
                         session_type: entry.session.kind().to_wire(),
                     };
-                    let about = About {
-                        session: Some(key),
-                        credit: outgoing.credit,
-                        outgoing: Some(outgoing.clone()),
-                    };
+                    let about = outgoing.about(Some(key));
                     let message = Box::new(sent.message(outgoing, &self.version));
                     Output::Send { message, about, via }
                 }
@@ -584,15 +580,8 @@ impl App {
         self.ended.push_back(ended);
     }
 
-    fn send(
-        &mut self,
-        sent: &Envelope,
-        outgoing: Outgoing,
-        session: Option<SessionKey>,
-        via: Option<ConnectionId>,
-        _cx: &mut Context<'_>,
-    ) {
-        let about = About { session, outgoing: None, credit: None };
+    fn send(&mut self, sent: &Envelope, outgoing: Outgoing, via: Option<ConnectionId>) {
+        let about = outgoing.about(None);
         let message = Box::new(sent.message(outgoing, &self.version));
         self.outputs.push_back(Output::Send { message, about, via });
     }
@@ -701,25 +690,34 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
 /// Control messages that a session has seen, by sender, kind and number (DESIGN decision 11).
 #[derive(Default)]
 struct Seen {
-    senders: VecDeque<(EncodedName, HashSet<(i32, u32)>, VecDeque<(i32, u32)>)>,
+    senders: VecDeque<SeenFrom>,
+}
+
+/// What one sender sent, and in which order.
+struct SeenFrom {
+    source: EncodedName,
+    known: HashSet<(SessionMessageType, u32)>,
+    order: VecDeque<(SessionMessageType, u32)>,
 }
 
 impl Seen {
     /// `true`: it is new.
     fn insert(&mut self, message: &Incoming) -> bool {
         let source = message.source.encoded();
-        let known = (message.kind as i32, message.message_id);
-        let at = self.senders.iter().position(|(name, ..)| *name == source);
-        let mut sender = at
-            .and_then(|at| self.senders.remove(at))
-            .unwrap_or_else(|| (source, HashSet::new(), VecDeque::new()));
-        let new = sender.1.insert(known);
+        let this = (message.kind, message.message_id);
+        let at = self.senders.iter().position(|sender| sender.source == source);
+        let mut sender = at.and_then(|at| self.senders.remove(at)).unwrap_or_else(|| SeenFrom {
+            source,
+            known: HashSet::new(),
+            order: VecDeque::new(),
+        });
+        let new = sender.known.insert(this);
         if new {
-            sender.2.push_back(known);
+            sender.order.push_back(this);
         }
-        if sender.2.len() > limits::SEEN_CONTROL_MESSAGES {
-            if let Some(oldest) = sender.2.pop_front() {
-                sender.1.remove(&oldest);
+        if sender.order.len() > limits::SEEN_CONTROL_MESSAGES {
+            if let Some(oldest) = sender.order.pop_front() {
+                sender.known.remove(&oldest);
             }
         }
         if self.senders.len() == limits::SEEN_CONTROL_SENDERS {

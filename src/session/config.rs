@@ -153,8 +153,8 @@ mod tests {
 
     #[test]
     fn timers_out_of_range_are_refused_or_bounded() {
-        let mut config = SessionConfig::default();
-        config.reliable = Some(Retry { interval: Duration::ZERO, max_retries: 1 });
+        let reliable = Some(Retry { interval: Duration::ZERO, max_retries: 1 });
+        let config = SessionConfig { reliable, ..SessionConfig::default() };
         assert!(config.check().unwrap_err().to_string().contains("0ns"));
         let wire = TimerSettings { timeout: 0, max_retries: u32::MAX };
         assert_eq!(Retry::from_wire(wire).interval, Duration::from_millis(1));

@@ -35,6 +35,7 @@ use crate::router::ConnectionId;
 use crate::wire::{
     CommandPayload, CommandPayloadType, Content, ContentType, Empty, SessionMessageType,
 };
+use app::About;
 use moderator::Moderator;
 use participant::Participant;
 use prost::bytes::Bytes;
@@ -222,6 +223,12 @@ impl Outgoing {
             error: false,
             credit: None,
         }
+    }
+
+    /// What its sender needs to know, should it find nobody.
+    pub(crate) fn about(&self, session: Option<SessionKey>) -> About {
+        let (kind, message_id) = (self.kind, self.message_id);
+        About { session, kind, message_id, credit: self.credit }
     }
 
     /// The GROUP_ACK of a message.
@@ -514,7 +521,7 @@ impl Session {
     }
 
     /// A message of ours could not be routed to anybody: nobody is known under the name, now.
-    pub(crate) fn handle_no_match(&mut self, message: &Outgoing, text: &str) {
+    pub(crate) fn handle_no_match(&mut self, message: &About, text: &str) {
         if let Some(credit) = message.credit {
             self.lost += 1;
             self.out.push(Output::Credit { messages: 1, bytes: credit });

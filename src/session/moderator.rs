@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::app::About;
 use super::request::Answer;
 use super::{roster, SessionConfig};
 use super::{Context, Event, Incoming, Kind, OpId, Outgoing, Output, Phase, Role, Session};
@@ -221,7 +222,7 @@ impl Session {
     }
 
     /// Our discovery request has nowhere to go: no connection, and no such app here.
-    pub(super) fn moderator_no_match(&mut self, message: &Outgoing, text: &str) {
+    pub(super) fn moderator_no_match(&mut self, message: &About, text: &str) {
         let Some(moderator) = self.moderator() else {
             return;
         };

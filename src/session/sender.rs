@@ -421,7 +421,7 @@ mod tests {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
         for _ in 0..=limits::SENDER_WINDOW {
-            sender.publish(Payload::default(), None, &[bob.clone()], now, &mut out);
+            sender.publish(Payload::default(), None, std::slice::from_ref(&bob), now, &mut out);
             sender.acked((sender.next - 1) as u32, &bob, &mut out);
         }
         assert!(sender.requested(1, now).is_none());
@@ -433,7 +433,13 @@ mod tests {
     fn whoever_goes_offline_is_named() {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        sender.publish(Payload::default(), Some(OpId(1)), &[bob.clone()], now, &mut out);
+        sender.publish(
+            Payload::default(),
+            Some(OpId(1)),
+            std::slice::from_ref(&bob),
+            now,
+            &mut out,
+        );
         out.clear();
         sender.offline(&bob, &mut out);
         let outcome = Outcome::Undelivered(vec![bob]);
