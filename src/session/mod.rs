@@ -1,8 +1,8 @@
 //! Sessions (spec 03): who takes part, how they join and leave, and how data gets through.
 //!
-//! [`app`] owns the sessions of one app, proves who it is and checks who others are. A [`Session`]
-//! is one conversation: a role ([`moderator`] or [`participant`]), a roster, control requests that
-//! wait for answers, and the two halves of the data ([`sender`], [`receiver`]). Point-to-point
+//! `app` owns the sessions of one app, proves who it is and checks who others are. A `Session`
+//! is one conversation: a role (`moderator` or `participant`), a roster, control requests that
+//! wait for answers, and the two halves of the data (`sender`, `receiver`). Point-to-point
 //! sessions and groups are the same machine; groups and MLS add to it.
 //!
 //! Nothing here knows of links or threads: messages, calls and time come in, outputs go out.
