@@ -566,3 +566,6 @@ fn borrowed(head: &[(String, String)]) -> Vec<(&str, &str)> {
 fn field<'a>(head: &'a [(String, String)], name: &str) -> Option<&'a str> {
     head.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The bytes of SLIM: protobuf messages ([`message`]), the byte-exact texts that are signed and
+//! The bytes of SLIM: protobuf messages (`message`), the byte-exact texts that are signed and
 //! MACed ([`canonical`]), and the [`Frame`] that routing works on.
 //!
 //! Nothing here decides anything about sessions or routes.
