@@ -121,3 +121,5 @@ pub const GLITCHES: Rate = Rate { burst: 1000, per_second: 33 };
 pub const READY_CONTROL: usize = 16 * 1024;
 /// A drained buffer of control frames keeps at most this.
 pub const KEPT_CONTROL: usize = 1024;
+/// Accepting that failed for lack of descriptors is tried again after this.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);

@@ -149,6 +149,8 @@ struct EventLoop {
     run_again: VecDeque<TransportId>,
     buffer: Vec<u8>,
     stopping: Option<Instant>,
+    /// Accepting failed for lack of something: it is tried again then.
+    accept_again: Option<Instant>,
 }
 
 impl EventLoop {
@@ -169,6 +171,7 @@ impl EventLoop {
             run_again: VecDeque::new(),
             buffer: Vec::new(),
             stopping: None,
+            accept_again: None,
         }
     }
 
@@ -190,6 +193,12 @@ impl EventLoop {
                 self.read(transport, now);
             }
             self.check_deadlines(now);
+            if self.accept_again.is_some_and(|at| at <= now.mono) {
+                self.accept_again = None;
+                for token in self.listeners.keys().copied().collect::<Vec<_>>() {
+                    self.accept(token, now);
+                }
+            }
             self.node.handle_timeout(now);
             self.carry_out(now);
             if self.stopping.is_some_and(|at| self.sockets.is_empty() || at <= now.mono) {
@@ -203,7 +212,14 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let sockets = self.sockets.values().filter_map(Socket::deadline);
-        let next = self.node.poll_timeout().into_iter().chain(self.stopping).chain(sockets).min();
+        let next = self
+            .node
+            .poll_timeout()
+            .into_iter()
+            .chain(self.stopping)
+            .chain(self.accept_again)
+            .chain(sockets)
+            .min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -313,7 +329,9 @@ impl EventLoop {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    // Out of descriptors: the kernel keeps the connection in its queue.
+                    // Out of descriptors: the kernel keeps the connection in its queue, and will
+                    // not say so again.
+                    self.accept_again = Some(now.mono + limits::ACCEPT_RETRY);
                     return log::error!("a connection could not be accepted: {error}");
                 }
             }
@@ -355,6 +373,9 @@ impl EventLoop {
         last_error: &str,
         now: Now,
     ) {
+        if !self.node.wants(transport) {
+            return; // closed while its name was looked up
+        }
         let mut cause = last_error.to_owned();
         while let Some(address) = others.pop_front() {
             match TcpStream::connect(address) {

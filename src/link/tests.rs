@@ -415,7 +415,8 @@ fn subscribe(header: SlimHeader) -> Message {
 #[test]
 fn macs_as_the_table_of_section_5_5_has_them() {
     // (message, MAC, accepted by strict, accepted by lax with a key)
-    let table: [(fn(SlimHeader) -> Message, &str, bool, bool); 8] = [
+    type Case = (fn(SlimHeader) -> Message, &'static str, bool, bool);
+    let table: [Case; 8] = [
         (publish, "right", true, true),
         (publish, "none", false, false),
         (publish, "empty", false, false),

@@ -195,6 +195,11 @@ impl Node {
         }
     }
 
+    /// Whether a transport that was asked for is still wanted.
+    pub fn wants(&self, transport: TransportId) -> bool {
+        self.transports.contains_key(&transport)
+    }
+
     /// A transport has ended or failed.
     pub fn handle_disconnected(&mut self, transport: TransportId, cause: &str, now: Now) {
         if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {

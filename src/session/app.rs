@@ -218,8 +218,7 @@ impl App {
         let ids: Vec<u32> = self.sessions.keys().copied().collect();
         for id in ids {
             if let Some(entry) = self.sessions.get_mut(&id) {
-                entry.session.close(None, cx);
-                entry.session.cut("the app is closed");
+                entry.session.leave("the app is closed", cx);
             }
             self.settle(id);
         }

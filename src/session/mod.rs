@@ -545,8 +545,12 @@ impl Session {
         }
     }
 
-    /// Cuts the session without telling anybody.
-    pub(crate) fn cut(&mut self, reason: &str) {
+    /// Ends the session at once: the peers are told, but not waited for.
+    pub(crate) fn leave(&mut self, reason: &str, cx: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
+            self.abort_tasks();
+            self.say_goodbye(cx);
+        }
         self.end(reason, None);
     }
 
@@ -577,7 +581,8 @@ impl Session {
         let Phase::Draining { ops, until } = &mut self.phase else {
             return;
         };
-        if self.sender.is_busy() {
+        // Where nobody ever joined, nobody can be waited for.
+        if self.sender.is_busy() && self.roster.names().next().is_some() {
             return;
         }
         let (ops, until) = (std::mem::take(ops), *until);
