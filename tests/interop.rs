@@ -416,3 +416,44 @@ fn sigterm_and_sigint_end_the_node_cleanly() {
         drop(receiver);
     }
 }
+
+/// The peer dies in the middle of a session: the publish ends in time and names it, and the
+/// application is told.
+fn peer_killed(node: Who, at: Who) {
+    use slim::api::{Event, Item, Node as OurNode, PublishOptions, Retry, SessionOptions};
+    use slim::config::{ClientConfig, NodeConfig};
+    use slim::error::Error;
+    use std::time::{Duration, Instant};
+
+    let _turn = Turn::take();
+    let node = Node::start(node, "");
+    let mut peer = receiver(at, &node, "");
+    let wait = Some(support::PATIENCE);
+    let ours = OurNode::new(&NodeConfig::default()).unwrap();
+    let app = ours.app_with_secret("org/ns/alice", SECRET).unwrap();
+    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), wait).unwrap();
+    let retry = Retry { interval: Duration::from_millis(200), max_retries: 4 };
+    let options = SessionOptions { reliable: Some(retry), events: true, ..Default::default() };
+    let session = app.open(&options, "org/ns/bob", wait).unwrap();
+    let publish = |text: &[u8]| session.publish_start(text, &PublishOptions::default());
+    publish(b"hello").unwrap().wait(wait).unwrap();
+    peer.kill();
+    let begun = Instant::now();
+    let error = publish(b"anybody?").unwrap().wait(wait).unwrap_err();
+    let took = begun.elapsed();
+    assert!(matches!(&error, Error::Undelivered(text) if text.contains("org/ns/bob/")), "{error}");
+    assert!(took > Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    loop {
+        if let Item::Event(Event::PeerOffline(name)) = session.receive(wait).unwrap() {
+            assert_eq!(name.service(), "org/ns/bob");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_killed_peer_is_undelivered_and_offline() {
+    for (node, at) in [(Ours, Ours), (Ours, Wheel), (Wheel, Ours), (Wheel, Wheel)] {
+        peer_killed(node, at);
+    }
+}
