@@ -639,3 +639,6 @@ impl fmt::Display for SessionKey {
         write!(f, "{}.{}", self.app.0, self.number)
     }
 }
+
+#[cfg(test)]
+mod tests;
