@@ -41,6 +41,9 @@ struct Seen {
     credit: (usize, usize),
 }
 
+/// How often a message of this side is to be delivered.
+type Copies = Box<dyn FnMut(usize, &Message) -> usize>;
+
 struct Pair {
     apps: [App; 2],
     names: [Name; 2],
@@ -49,8 +52,7 @@ struct Pair {
     wire: VecDeque<(usize, Message)>,
     /// Every message that was sent: from whom.
     sent: Vec<(usize, Message)>,
-    /// How often a message is to be delivered.
-    copies: Box<dyn FnMut(usize, &Message) -> usize>,
+    copies: Copies,
     entropy: SeededEntropy,
     start: Now,
     now: Now,
@@ -183,7 +185,7 @@ impl Pair {
 }
 
 /// The first message of a kind is treated in this way, the others pass.
-fn first(wanted: T, copies: usize) -> Box<dyn FnMut(usize, &Message) -> usize> {
+fn first(wanted: T, copies: usize) -> Copies {
     let mut seen = false;
     Box::new(move |_, message| {
         if kind(message) != wanted || std::mem::replace(&mut seen, true) {
@@ -210,7 +212,7 @@ const ALL: [T; 13] = [
 ];
 
 /// A whole conversation, closed by this side.
-fn conversation(copies: Box<dyn FnMut(usize, &Message) -> usize>, closer: usize, what: &str) {
+fn conversation(copies: Copies, closer: usize, what: &str) {
     let mut pair = Pair::new();
     pair.copies = copies;
     let sessions = pair.open(true);
