@@ -132,6 +132,8 @@ pub struct Link {
     out_head: usize,
     heard: Instant,
     ping_sent: Option<Instant>,
+    /// Over, but the HTTP/2 connection is still served: the peer may have something to read.
+    lingers: bool,
     scratch: Vec<http2::Event>,
 }
 
@@ -174,6 +176,7 @@ impl Link {
             out_head: 0,
             heard: now.mono,
             ping_sent: None,
+            lingers: false,
             scratch: Vec::new(),
         }
     }
@@ -188,12 +191,18 @@ impl Link {
         matches!(self.state, State::Closed)
     }
 
+    /// Whether it is over in good order, so that its byte stream should stay for a moment: the peer
+    /// is to see the end of the stream before the end of the connection.
+    pub fn lingers(&self) -> bool {
+        self.lingers
+    }
+
     /// Takes bytes that arrived.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
         self.heard = now.mono;
         self.ping_sent = None;
         for chunk in bytes.chunks(limits::HTTP2_FEED) {
-            if self.is_closed() {
+            if self.is_closed() && !self.lingers {
                 return;
             }
             let mut found = std::mem::take(&mut self.scratch);
@@ -203,6 +212,7 @@ impl Link {
             }
             self.scratch = found;
             if let Err(error) = result {
+                self.lingers = false;
                 self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
             }
         }
@@ -387,6 +397,9 @@ impl Link {
             http2::Event::Reset(code) => {
                 self.over(CloseReason::retry(format!("stream reset by the peer (code {code})")));
             }
+            http2::Event::GoAway { .. } if matches!(self.state, State::AwaitRequest { .. }) => {
+                self.over(CloseReason::retry("the client left before it asked for anything"));
+            }
             http2::Event::GoAway { code, .. } => {
                 log::debug!("the peer announced the end of the connection (code {code})");
             }
@@ -403,6 +416,7 @@ impl Link {
             }
             Err(answer) => {
                 self.http2.respond(&borrowed(&answer), true);
+                self.lingers = true;
                 self.over(CloseReason::last("not a request for a SLIM link"));
             }
         }
@@ -525,6 +539,7 @@ impl Link {
         }
         let trailers = grpc::status_trailers(status, message);
         self.http2.finish(Some(&borrowed(&trailers)));
+        self.lingers = true;
         self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
     }
 

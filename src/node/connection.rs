@@ -192,8 +192,9 @@ impl Node {
                 (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
             }
         }
-        let link = self.transports.get(&transport).and_then(|t| t.link.as_ref());
-        self.timers.set(Timer::Transport(transport), link.and_then(Link::poll_timeout));
+        let Some(entry) = self.transports.get(&transport).filter(|t| !t.lingers) else { return };
+        let at = entry.link.as_ref().and_then(Link::poll_timeout);
+        self.timers.set(Timer::Transport(transport), at);
     }
 
     fn link_up(
@@ -238,13 +239,22 @@ impl Node {
             "connection {}: closed: {reason}",
             connection.map_or("not yet negotiated".to_owned(), |id| id.to_string())
         );
-        self.close_transport(transport);
+        let entry = self.transports.get_mut(&transport);
+        match entry.filter(|t| t.link.as_ref().is_some_and(Link::lingers)) {
+            Some(entry) if !self.stopping => {
+                entry.lingers = true;
+                entry.connection = None;
+                let until = now.mono + crate::limits::LINGER;
+                self.timers.set(Timer::Transport(transport), Some(until));
+            }
+            _ => self.close_transport(transport),
+        }
         if let Some(id) = connection {
             self.lost(id, reason, now);
         }
     }
 
-    fn close_transport(&mut self, transport: TransportId) {
+    pub(super) fn close_transport(&mut self, transport: TransportId) {
         self.timers.set(Timer::Transport(transport), None);
         let Some(mut gone) = self.transports.remove(&transport) else { return };
         let bytes = gone.link.as_mut().map(|link| link.output().to_vec()).unwrap_or_default();

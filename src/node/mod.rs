@@ -121,6 +121,7 @@ pub struct Node {
     next_transport: u64,
     next_app: u64,
     dropped: u64,
+    stopping: bool,
 }
 
 /// A byte stream.
@@ -130,6 +131,8 @@ struct Transport {
     /// `None` for an accepted one before its negotiation.
     connection: Option<ConnectionId>,
     dirty: bool,
+    /// Its link is over; it stays for a moment, so that the peer can read the end.
+    lingers: bool,
 }
 
 /// An app of this node.
@@ -165,6 +168,7 @@ impl Node {
             next_transport: 0,
             next_app: 0,
             dropped: 0,
+            stopping: false,
         }
     }
 
@@ -206,6 +210,9 @@ impl Node {
             link.handle_disconnect(cause);
             self.after_link(transport, now);
         }
+        if self.transports.get(&transport).is_some_and(|t| t.lingers) {
+            self.close_transport(transport);
+        }
     }
 
     /// A transport that has bytes to write, each once until it has been asked for them.
@@ -244,6 +251,9 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(timer) = self.timers.pop_due(now.mono) {
             match timer {
+                Timer::Transport(id) if self.transports.get(&id).is_some_and(|t| t.lingers) => {
+                    self.close_transport(id);
+                }
                 Timer::Transport(id) => {
                     let link = self.transports.get_mut(&id).and_then(|t| t.link.as_mut());
                     if let Some(link) = link {
@@ -334,6 +344,7 @@ impl Node {
 
     /// Ends everything: sessions, links. What [`Output::Close`] carries should still be written.
     pub fn shut_down(&mut self, now: Now) {
+        self.stopping = true;
         for app in self.apps.keys().copied().collect::<Vec<_>>() {
             self.remove_app(app, now);
         }
@@ -345,6 +356,7 @@ impl Node {
                 link.close("the node stops");
                 self.after_link(id, now);
             }
+            self.close_transport(id);
         }
         self.settle(now);
     }
@@ -397,7 +409,7 @@ impl Node {
     ) -> TransportId {
         let id = TransportId(self.next_transport);
         self.next_transport += 1;
-        self.transports.insert(id, Transport { link, connection, dirty: false });
+        self.transports.insert(id, Transport { link, connection, dirty: false, lingers: false });
         id
     }
 
