@@ -123,3 +123,6 @@ pub const READY_CONTROL: usize = 16 * 1024;
 pub const KEPT_CONTROL: usize = 1024;
 /// Accepting that failed for lack of descriptors is tried again after this.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// A link to an app that takes nothing for this long while data waits is cut; for a link between
+/// nodes, what is in transit is dropped until it moves again.
+pub const STUCK_RECEIVER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -364,6 +364,87 @@ fn c31_connect_and_disconnect_a_hundred_times() {
     assert_nothing_left(world);
 }
 
+/// Alice floods Bob, who does not read. Carol and Dave talk meanwhile.
+struct Flood {
+    two: Two,
+    carol: (usize, slim::session::SessionKey),
+    dave: (usize, slim::session::SessionKey),
+}
+
+fn flood(seed: u64, messages: usize) -> Flood {
+    let mut two = two(seed, best_effort());
+    let world = &mut two.world;
+    let (c, d) = (world.process("carol"), world.process("dave"));
+    let (carol, dave) = (world.app(c, "org/ns/carol"), world.app(d, "org/ns/dave"));
+    world.attach(c, carol, two.node);
+    world.attach(d, dave, two.node);
+    let (ours, theirs) = world.open((c, carol), d, "org/ns/dave", reliable(500, 3));
+    world.stall(two.bob.0, true);
+    let text = "x".repeat(1000);
+    for n in 0..messages {
+        world.publish(two.alice.0, two.alice.1, &format!("{n} {text}"));
+        if n % 100 == 0 {
+            world.run(Duration::from_millis(2));
+        }
+    }
+    world.run(SECOND);
+    Flood { two, carol: (c, ours), dave: (d, theirs) }
+}
+
+#[test]
+fn a_reader_that_stops_bounds_the_nodes_memory_and_disturbs_nobody_else() {
+    let Flood { two, carol, dave } = flood(1, 10_000);
+    let Two { mut world, node, alice, bob } = two;
+    // Ten megabytes were sent; the node keeps no more than a window of them.
+    let kept = world.processes[node].node.backlog();
+    let window = limits::STREAM_WINDOW as usize;
+    assert!(kept > window / 2 && kept < 2 * window, "{kept}");
+    assert!(world.processes[alice.0].node.backlog() > 6_000_000, "the rest waits at its source");
+    let before = world.time();
+    for n in 0..20 {
+        let op = world.publish(carol.0, carol.1, &n.to_string());
+        assert_eq!(world.finish(carol.0, op), Ok(Value::Nothing));
+    }
+    assert_eq!(world.messages(dave.0, dave.1).len(), 20);
+    assert!(world.time() - before < SECOND, "not slowed down");
+    // Bob reads again: everything arrives, in order.
+    world.stall(bob.0, false);
+    world.run(20 * SECOND);
+    let got = world.messages(bob.0, bob.1);
+    assert_eq!(got.len(), 10_000);
+    assert!(got.iter().enumerate().all(|(n, text)| text.starts_with(&format!("{n} "))));
+    assert_eq!(world.processes[node].node.backlog(), 0);
+    assert_eq!(world.processes[alice.0].credit[&alice.1].0, 10_000);
+}
+
+#[test]
+fn an_app_that_takes_nothing_for_a_minute_is_cut() {
+    let Flood { two, .. } = flood(1, 3_000);
+    let Two { mut world, node, alice, bob } = two;
+    world.run(50 * SECOND);
+    assert!(world.processes[node].node.backlog() > 0);
+    world.run(12 * SECOND);
+    assert_eq!(world.processes[node].node.backlog(), 0, "its link is gone, and what waited for it");
+    // The others get their windows back.
+    world.stall(bob.0, false);
+    world.run(SECOND);
+    assert_eq!(world.processes[alice.0].node.backlog(), 0);
+}
+
+#[test]
+fn two_apps_that_flood_each_other_do_not_lock_up() {
+    let Two { mut world, alice, bob, .. } = two(1, best_effort());
+    let text = "y".repeat(20_000);
+    for _ in 0..500 {
+        world.publish(alice.0, alice.1, &text);
+        world.publish(bob.0, bob.1, &text);
+    }
+    assert!(world.run_until(60 * SECOND, |world| {
+        world.messages(bob.0, bob.1).len() == 500 && world.messages(alice.0, alice.1).len() == 500
+    }));
+    assert_nothing_left(world);
+}
+
 /// Random histories: publishes both ways, cut links, restarts of the node, silence. Every message
 /// arrives at most once and in order; a publish that says so has arrived; all ends in its time.
 #[test]

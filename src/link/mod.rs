@@ -63,8 +63,8 @@ pub enum Event {
         /// The other side's node.
         node_id: String,
     },
-    /// A frame whose MAC was right. Not yet validated.
-    Frame(Frame),
+    /// A frame whose MAC was right, and its length on the stream. Not yet validated.
+    Frame(Frame, usize),
     /// Bytes of this origin have left the outbound buffer.
     Taken(Origin, usize),
     /// The link is over. What is still in the outbound buffer should be flushed, then the byte
@@ -134,6 +134,14 @@ pub struct Link {
     ping_sent: Option<Instant>,
     /// Over, but the HTTP/2 connection is still served: the peer may have something to read.
     lingers: bool,
+    /// Bytes of the stream whose window is not given back yet.
+    unconsumed: usize,
+    /// Bytes of messages in transit that their targets have not taken yet.
+    held: usize,
+    /// When the peer last took something, or there was nothing to take.
+    progress: Instant,
+    is_stuck: bool,
+    connection_type: LinkConnectionType,
     scratch: Vec<http2::Event>,
 }
 
@@ -177,6 +185,11 @@ impl Link {
             heard: now.mono,
             ping_sent: None,
             lingers: false,
+            unconsumed: 0,
+            held: 0,
+            progress: now.mono,
+            is_stuck: false,
+            connection_type: LinkConnectionType::Edge,
             scratch: Vec::new(),
         }
     }
@@ -229,7 +242,8 @@ impl Link {
 
     /// When [`Link::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match &self.state {
+        let stuck = self.stuck_at();
+        let own = match &self.state {
             State::AwaitRequest { until }
             | State::AwaitResponse { until, .. }
             | State::AwaitReply { until, .. }
@@ -240,11 +254,21 @@ impl Link {
                 None => self.heard + self.config.ping_after,
             }),
             State::Closed => None,
-        }
+        };
+        own.into_iter().chain(stuck).min()
+    }
+
+    /// When the peer counts as stuck; `None` while nothing waits for it, or if it already does.
+    fn stuck_at(&self) -> Option<Instant> {
+        let waits = self.is_up() && !self.is_stuck && self.backlog() > 0;
+        waits.then(|| self.progress + limits::STUCK_RECEIVER_TIMEOUT)
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
+        if self.stuck_at().is_some_and(|at| at <= now.mono) {
+            return self.on_stuck();
+        }
         if self.poll_timeout().is_none_or(|at| now.mono < at) {
             return;
         }
@@ -271,6 +295,38 @@ impl Link {
         }
     }
 
+    /// The peer has taken nothing for too long. A leaf is cut; a link between nodes stays, and what
+    /// is in transit to it is dropped until it moves again.
+    fn on_stuck(&mut self) {
+        if self.connection_type == LinkConnectionType::Edge {
+            self.http2.goaway(0);
+            let secs = limits::STUCK_RECEIVER_TIMEOUT.as_secs();
+            return self.over(CloseReason::retry(format!("the peer took nothing for {secs} s")));
+        }
+        log::warn!("a node takes nothing: messages for it are dropped");
+        self.is_stuck = true;
+    }
+
+    /// Bytes of a message in transit: their window is given back when their target took them.
+    pub fn hold(&mut self, len: usize) {
+        self.held += len;
+    }
+
+    /// A target took them.
+    pub fn release(&mut self, len: usize) {
+        self.held = self.held.saturating_sub(len);
+        self.grant();
+    }
+
+    /// Gives back the window of everything that is not held.
+    fn grant(&mut self) {
+        let free = self.unconsumed.saturating_sub(self.held);
+        if free > 0 {
+            self.unconsumed -= free;
+            self.http2.consume(free);
+        }
+    }
+
     /// What has happened since.
     pub fn poll_output(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -284,9 +340,16 @@ impl Link {
         incoming: Option<u64>,
         origin: Origin,
         limit: usize,
+        now: Now,
     ) -> Result<(), FrameError> {
         if !self.is_up() {
             return Err(FrameError::Invalid("the link is not up"));
+        }
+        if self.is_stuck && matches!(origin, Origin::Transit(_) | Origin::Fanout(_)) {
+            return Err(FrameError::Invalid("the next node takes nothing"));
+        }
+        if self.backlog() == 0 {
+            self.progress = now.mono;
         }
         let key = if self.signs { self.key.as_ref() } else { None };
         let buffer = self.http2.send_buffer();
@@ -349,7 +412,11 @@ impl Link {
     }
 
     /// The first `len` bytes of [`Link::output`] have been written.
-    pub fn wrote(&mut self, len: usize) {
+    pub fn wrote(&mut self, len: usize, now: Now) {
+        if len > 0 {
+            self.progress = now.mono;
+            self.is_stuck = false;
+        }
         self.out_head = (self.out_head + len).min(self.out.len());
         if self.out_head == self.out.len() {
             self.out_head = 0;
@@ -384,8 +451,9 @@ impl Link {
             http2::Event::ResponseHead(head) => self.on_response(&head, now),
             http2::Event::Data(range) => {
                 if let Some(data) = chunk.get(range) {
+                    self.unconsumed += data.len();
                     self.on_data(data, now, entropy);
-                    self.http2.consume(data.len());
+                    self.grant();
                 }
             }
             http2::Event::Trailers(trailers) => self.on_trailers(&trailers),
@@ -485,7 +553,7 @@ impl Link {
             Err(error) => return self.protocol_error(&error.to_string()),
         };
         match self.state {
-            State::Up => self.on_frame(frame),
+            State::Up => self.on_frame(frame, bytes.len()),
             State::AwaitNegotiation { .. } => self.on_negotiation_request(&frame, entropy),
             State::AwaitReply { .. } => self.on_negotiation_reply(&frame),
             State::AwaitRequest { .. } | State::AwaitResponse { .. } | State::Closed => {
@@ -496,16 +564,16 @@ impl Link {
     }
 
     /// The table of spec 01 section 5.5.
-    fn on_frame(&mut self, frame: Frame) {
+    fn on_frame(&mut self, frame: Frame, len: usize) {
         let publish = match frame.kind() {
             FrameKind::Publish => true,
             FrameKind::Subscribe | FrameKind::Unsubscribe => false,
-            FrameKind::SubscriptionAck => return self.events.push_back(Event::Frame(frame)),
+            FrameKind::SubscriptionAck => return self.events.push_back(Event::Frame(frame, len)),
             FrameKind::Link => return log::debug!("a second negotiation was ignored"),
             FrameKind::Empty => return log::debug!("an empty message was ignored"),
         };
         if !self.signs {
-            return self.events.push_back(Event::Frame(frame));
+            return self.events.push_back(Event::Frame(frame, len));
         }
         let strict = self.config.require_header_mac;
         let verdict = match &self.key {
@@ -518,7 +586,7 @@ impl Link {
             None => Ok(()),
         };
         match verdict {
-            Ok(()) => self.events.push_back(Event::Frame(frame)),
+            Ok(()) => self.events.push_back(Event::Frame(frame, len)),
             Err(why) => log::warn!("a message was dropped: header MAC {why}"),
         }
     }

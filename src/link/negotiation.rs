@@ -166,6 +166,7 @@ impl Link {
 
     fn up(&mut self, connection_type: LinkConnectionType, node_id: String) {
         self.signs = connection_type != LinkConnectionType::Peer;
+        self.connection_type = connection_type;
         self.state = State::Up;
         self.events.push_back(Event::Up { connection_type, node_id });
     }

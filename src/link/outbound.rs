@@ -10,16 +10,18 @@ use crate::router::ConnectionId;
 pub enum Origin {
     /// The link itself, or nobody who waits for room.
     Link,
-    /// Another link of this node: transit.
+    /// Another link of this node: transit to this link alone.
     Transit(ConnectionId),
+    /// Another link: transit to several; the node knows which message it is.
+    Fanout(u64),
     /// One best-effort publish of a local session, of so many payload bytes.
     Publish(crate::session::SessionKey, usize),
 }
 
 impl Origin {
-    /// Publishes are given back one by one.
-    fn is_publish(self) -> bool {
-        matches!(self, Origin::Publish(..))
+    /// Given back message by message, when all of it has left.
+    fn is_single(self) -> bool {
+        matches!(self, Origin::Publish(..) | Origin::Fanout(_))
     }
 }
 
@@ -35,7 +37,7 @@ impl Taken {
     pub(super) fn push(&mut self, origin: Origin, len: usize) {
         self.appended += len as u64;
         match self.waiting.back_mut() {
-            Some((end, last, bytes)) if *last == origin && !origin.is_publish() => {
+            Some((end, last, bytes)) if *last == origin && !origin.is_single() => {
                 *end = self.appended;
                 *bytes += len;
             }
@@ -49,7 +51,7 @@ impl Taken {
             if *end > total {
                 // Neighbours of one origin are merged, so what has left of them is given back now.
                 let left = usize::try_from(*end - total).unwrap_or(usize::MAX);
-                if left < *bytes && !origin.is_publish() {
+                if left < *bytes && !origin.is_single() {
                     let gone = *bytes - left;
                     *bytes = left;
                     if *origin != Origin::Link {

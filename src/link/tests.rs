@@ -89,7 +89,7 @@ impl Bench {
     fn exchange(&mut self) {
         loop {
             let ours = self.link.output().to_vec();
-            self.link.wrote(ours.len());
+            self.link.wrote(ours.len(), self.now);
             let mut theirs = Vec::new();
             let _ = self.peer.write_output(&mut theirs, 1 << 24);
             self.events.extend(std::iter::from_fn(|| self.link.poll_output()));
@@ -156,7 +156,7 @@ impl Bench {
     }
 
     fn frames(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event, Event::Frame(_))).count()
+        self.events.iter().filter(|event| matches!(event, Event::Frame(..))).count()
     }
 }
 

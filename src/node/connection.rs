@@ -186,9 +186,9 @@ impl Node {
                 (Event::Up { connection_type, node_id }, _) => {
                     self.link_up(transport, connection_type, &node_id, now);
                 }
-                (Event::Frame(frame), Some(from)) => self.on_frame(from, frame, now),
-                (Event::Frame(_), None) => {}
-                (Event::Taken(origin, _), _) => self.taken(origin, now),
+                (Event::Frame(frame, len), Some(from)) => self.on_frame(from, frame, len, now),
+                (Event::Frame(..), None) => {}
+                (Event::Taken(origin, bytes), _) => self.taken(origin, bytes, now),
                 (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Node, Output, Transport};
+use super::{Fanout, Node, Output, Timer, Transport};
 use crate::clock::Now;
 use crate::limits;
 use crate::link::Origin;
@@ -13,7 +13,7 @@ use crate::wire::{Frame, FrameKind, Message};
 
 impl Node {
     /// A frame arrived over a link, with the right MAC.
-    pub(super) fn on_frame(&mut self, from: ConnectionId, mut frame: Frame, now: Now) {
+    pub(super) fn on_frame(&mut self, from: ConnectionId, mut frame: Frame, len: usize, now: Now) {
         if let Err(error) = frame.validate() {
             self.dropped += 1;
             return log::debug!("connection {from}: dropped: {error}");
@@ -26,7 +26,7 @@ impl Node {
             return log::debug!("connection {from}: dropped: message TTL expired");
         }
         match frame.kind() {
-            FrameKind::Publish => self.forward(from, frame, now),
+            FrameKind::Publish => self.forward(from, frame, len, now),
             FrameKind::Subscribe | FrameKind::Unsubscribe => {
                 self.on_subscription(from, &frame);
             }
@@ -35,20 +35,48 @@ impl Node {
     }
 
     /// Sends a frame from a link to everybody who wants it. Nobody is told if that is nobody.
-    fn forward(&mut self, from: ConnectionId, mut frame: Frame, now: Now) {
+    ///
+    /// The window that the message used is given back to its sender when every link took it.
+    fn forward(&mut self, from: ConnectionId, mut frame: Frame, len: usize, now: Now) {
         let Some(destination) = frame.destination() else { return };
         let mut targets = Vec::new();
         self.router.route(destination, frame.fanout(), from, &mut targets);
         let mut locals = Vec::new();
-        for target in targets {
-            match self.app_of.get(&target) {
-                Some(app) => locals.push(*app),
-                None => {
-                    self.send_to(target, &mut frame, from, Origin::Transit(from));
-                }
+        targets.retain(|target| match self.app_of.get(target) {
+            Some(app) => {
+                locals.push(*app);
+                false
+            }
+            None => true,
+        });
+        if let [target] = targets[..] {
+            let origin = Origin::Transit(from);
+            if let Some(len) = self.send_to(target, &mut frame, from, origin, now) {
+                self.hold(from, len);
+            }
+        } else if !targets.is_empty() {
+            let id = self.next_fanout;
+            self.next_fanout += 1;
+            let mut missing = 0;
+            for target in targets {
+                let origin = Origin::Fanout(id);
+                missing +=
+                    usize::from(self.send_to(target, &mut frame, from, origin, now).is_some());
+            }
+            if missing > 0 {
+                self.fanouts.insert(id, Fanout { from, len, missing });
+                self.hold(from, len);
             }
         }
         self.deliver(&locals, from, frame, now);
+    }
+
+    fn hold(&mut self, from: ConnectionId, len: usize) {
+        let transport = self.connections.get(&from).and_then(|c| c.transport);
+        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
+        if let Some(link) = link {
+            link.hold(len);
+        }
     }
 
     fn deliver(&mut self, apps: &[AppId], from: ConnectionId, frame: Frame, now: Now) {
@@ -61,34 +89,39 @@ impl Node {
         self.with_app(*last, now, |app, cx| app.handle_message(message, from, cx));
     }
 
-    /// Puts a frame into a link's buffer. `false`: it was dropped.
+    /// Puts a frame into a link's buffer, and gives its length there. `None`: it was dropped.
     fn send_to(
         &mut self,
         target: ConnectionId,
         frame: &mut Frame,
         from: ConnectionId,
         origin: Origin,
-    ) -> bool {
+        now: Now,
+    ) -> Option<usize> {
         let transport = self.connections.get(&target).and_then(|c| c.transport);
         let link = transport
             .and_then(|id| self.transports.get_mut(&id))
             .and_then(|transport: &mut Transport| transport.link.as_mut());
         let (Some(id), Some(link)) = (transport, link) else {
             log::debug!("connection {target} is down: a message was dropped");
-            return false;
+            return None;
         };
         let limit = match origin {
-            Origin::Transit(_) => limits::MAX_RECEIVED_MESSAGE,
+            Origin::Transit(_) | Origin::Fanout(_) => limits::MAX_RECEIVED_MESSAGE,
             Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
         };
-        let result = link.send(frame, Some(from.0), origin, limit);
+        let before = link.backlog();
+        let result = link.send(frame, Some(from.0), origin, limit, now);
+        let len = link.backlog() - before;
+        let at = link.poll_timeout();
+        self.timers.set(Timer::Transport(id), at);
         self.mark_dirty(id);
         match result {
-            Ok(()) => true,
+            Ok(()) => Some(len),
             Err(error) => {
                 self.dropped += 1;
                 log::warn!("connection {target}: dropped: {error}");
-                false
+                None
             }
         }
     }
@@ -155,11 +188,11 @@ impl Node {
         for target in targets {
             match self.app_of.get(&target) {
                 Some(app) => local.push_back((*app, from, frame.message().clone())),
-                None => on_its_way |= self.send_to(target, &mut frame, from, origin),
+                None => on_its_way |= self.send_to(target, &mut frame, from, origin, now).is_some(),
             }
         }
         if !on_its_way {
-            self.taken(origin, now);
+            self.taken(origin, 0, now);
         }
     }
 

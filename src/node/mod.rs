@@ -122,6 +122,17 @@ pub struct Node {
     next_app: u64,
     dropped: u64,
     stopping: bool,
+    /// Messages on their way to several links.
+    fanouts: HashMap<u64, Fanout>,
+    next_fanout: u64,
+}
+
+/// A message on its way to several links.
+struct Fanout {
+    from: ConnectionId,
+    len: usize,
+    /// Links that have not taken it yet.
+    missing: usize,
 }
 
 /// A byte stream.
@@ -169,6 +180,8 @@ impl Node {
             next_app: 0,
             dropped: 0,
             stopping: false,
+            fanouts: HashMap::new(),
+            next_fanout: 0,
         }
     }
 
@@ -237,7 +250,7 @@ impl Node {
     /// So many of them were written.
     pub fn wrote(&mut self, transport: TransportId, len: usize, now: Now) {
         if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
-            link.wrote(len);
+            link.wrote(len, now);
             self.after_output(transport, now);
         }
     }
@@ -367,6 +380,7 @@ impl Node {
         self.transports.is_empty()
             && self.connections.is_empty()
             && self.subscriptions.is_empty()
+            && self.fanouts.is_empty()
             && self.router.connections() == self.apps.len()
             && self.router.names() == self.apps.len()
             && self.apps.values().all(|local| local.app.is_idle())
@@ -426,10 +440,38 @@ impl Node {
     }
 
     /// Gives credit back for bytes that have left a link.
-    fn taken(&mut self, origin: Origin, now: Now) {
-        if let Origin::Publish(session, bytes) = origin {
-            self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
+    fn taken(&mut self, origin: Origin, bytes: usize, now: Now) {
+        match origin {
+            Origin::Link => {}
+            Origin::Publish(session, bytes) => {
+                self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
+            }
+            Origin::Transit(from) => self.release(from, bytes),
+            Origin::Fanout(id) => {
+                let Some(fanout) = self.fanouts.get_mut(&id) else { return };
+                fanout.missing -= 1;
+                if fanout.missing == 0 {
+                    let (from, len) = (fanout.from, fanout.len);
+                    self.fanouts.remove(&id);
+                    self.release(from, len);
+                }
+            }
         }
+    }
+
+    /// The link that a message came over may be sent more.
+    fn release(&mut self, from: ConnectionId, len: usize) {
+        let Some(transport) = self.connections.get(&from).and_then(|c| c.transport) else { return };
+        let link = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut());
+        if let Some(link) = link {
+            link.release(len);
+            self.mark_dirty(transport);
+        }
+    }
+
+    /// Bytes that wait for peers.
+    pub fn backlog(&self) -> usize {
+        self.transports.values().filter_map(|t| t.link.as_ref()).map(Link::backlog).sum()
     }
 }
 

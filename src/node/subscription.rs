@@ -233,7 +233,8 @@ impl Node {
         let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
         if let (Some(link), Some(transport)) = (link, transport) {
             // A link that is down gets it when it is up again.
-            let _ = link.send(&mut frame, Some(from.0), Origin::Link, limits::MAX_SENT_MESSAGE);
+            let limit = limits::MAX_SENT_MESSAGE;
+            let _ = link.send(&mut frame, Some(from.0), Origin::Link, limit, now);
             self.mark_dirty(transport);
         }
     }

@@ -21,6 +21,9 @@ use slim::router::{ConnectionId, Gateway};
 use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
 use tap::Tap;
 
+/// What the sockets on both ends of a link hold together.
+const PIPE_CAPACITY: usize = 256 * 1024;
+
 pub const SECRET: &str = "a secret of at least 32 characters";
 
 /// A process: a node, and what its program has seen.
@@ -45,6 +48,8 @@ struct Pipe {
     queue: VecDeque<(Instant, Vec<u8>)>,
     /// The stream ends after this.
     end: Option<Instant>,
+    /// The reader does not read: nothing arrives, and soon nothing more can be written.
+    stalled: bool,
     tap: Tap,
     link: String,
 }
@@ -289,8 +294,11 @@ impl World {
     }
 
     fn next_event(&self) -> Option<Instant> {
-        let arrivals =
-            self.pipes.iter().filter_map(|pipe| pipe.queue.front().map(|(at, _)| *at).or(pipe.end));
+        let arrivals = self
+            .pipes
+            .iter()
+            .filter(|pipe| !pipe.stalled)
+            .filter_map(|pipe| pipe.queue.front().map(|(at, _)| *at).or(pipe.end));
         let timers = self.processes.iter().filter(|p| p.up).filter_map(|p| p.node.poll_timeout());
         arrivals.chain(timers).min()
     }
@@ -300,10 +308,16 @@ impl World {
         while at < self.pipes.len() {
             let pipe = &mut self.pipes[at];
             let (process, transport) = pipe.to;
+            if pipe.stalled {
+                at += 1;
+                continue;
+            }
             let due = pipe.queue.front().is_some_and(|(when, _)| *when <= self.now.mono);
             if due {
                 let (_, bytes) = pipe.queue.pop_front().unwrap();
+                let writer = pipe.from;
                 self.processes[process].node.handle_bytes(transport, &bytes, self.now);
+                self.flush(writer.0, writer.1);
                 self.settle();
                 continue;
             }
@@ -340,6 +354,12 @@ impl World {
     fn flush(&mut self, at: usize, transport: TransportId) -> bool {
         let mut moved = false;
         loop {
+            let pipe = self.pipes.iter().find(|pipe| pipe.from == (at, transport));
+            let waiting: usize =
+                pipe.map_or(0, |pipe| pipe.queue.iter().map(|(_, bytes)| bytes.len()).sum());
+            if waiting >= PIPE_CAPACITY {
+                return moved;
+            }
             let bytes = self.processes[at].node.output(transport).to_vec();
             let len = bytes.len();
             self.processes[at].node.wrote(transport, len, self.now);
@@ -427,7 +447,15 @@ impl World {
             let (source, target) = (&self.processes[from.0].name, &self.processes[to.0].name);
             let link = format!("{source}->{target}");
             let tap = Tap::new(from == a);
-            self.pipes.push(Pipe { to, from, queue: VecDeque::new(), end: None, tap, link });
+            self.pipes.push(Pipe {
+                to,
+                from,
+                queue: VecDeque::new(),
+                end: None,
+                stalled: false,
+                tap,
+                link,
+            });
         }
         self.processes[from].node.handle_connected(transport, self.now);
     }
@@ -447,6 +475,13 @@ impl World {
             }
         }
         self.settle();
+    }
+
+    /// A process stops reading, or goes on.
+    pub fn stall(&mut self, process: usize, stalled: bool) {
+        for pipe in self.pipes.iter_mut().filter(|pipe| pipe.to.0 == process) {
+            pipe.stalled = stalled;
+        }
     }
 
     /// Kills a process: it says nothing, its memory is gone.
