@@ -126,3 +126,8 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// A link to an app that takes nothing for this long while data waits is cut; for a link between
 /// nodes, what is in transit is dropped until it moves again.
 pub const STUCK_RECEIVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Messages in the inbox of a session before no more are taken.
+pub const INBOX_MESSAGES: usize = 8192;
+/// Payload bytes in the inbox of a session before no more are taken. The message that passes the
+/// limit is still taken.
+pub const INBOX_BYTES: usize = 16 * 1024 * 1024;

@@ -331,6 +331,32 @@ fn c36_a_receive_says_that_its_time_is_over() {
 }
 
 #[test]
+fn c22_an_app_that_does_not_receive_is_bounded_and_gets_everything_later() {
+    let (_server, endpoint) = server();
+    let (_a, alice) = peer("org/ns/alice", &endpoint);
+    let (_b, bob) = peer("org/ns/bob", &endpoint);
+    let retry = Retry { interval: Duration::from_millis(100), max_retries: 1000 };
+    let options = SessionOptions { reliable: Some(retry), ..SessionOptions::default() };
+    let ours = alice.open(&options, "org/ns/bob", PATIENCE).unwrap();
+    let theirs = bob.accept(false, PATIENCE).unwrap();
+    // More than an inbox and a window hold: the publisher has to wait.
+    let payload = vec![1; 64 * 1024];
+    let total = 2 * limits::INBOX_BYTES / payload.len();
+    let mut sent = 0;
+    let options = PublishOptions::default();
+    while ours.publish(&payload, &options, Some(Duration::from_millis(300))).is_ok() {
+        sent += 1;
+        assert!(sent < total, "the publisher never had to wait");
+    }
+    let kept = (limits::INBOX_BYTES + limits::SESSION_BYTES) / payload.len();
+    assert!(sent <= kept + 2, "{sent} messages, {kept} fit");
+    for _ in 0..sent {
+        assert_eq!(message(&theirs).payload.len(), payload.len());
+    }
+    ours.flush(PATIENCE).unwrap();
+}
+
+#[test]
 #[cfg(target_os = "linux")]
 fn an_idle_node_is_small() {
     let mut node = std::process::Command::new(env!("CARGO_BIN_EXE_slim"))

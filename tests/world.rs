@@ -445,6 +445,22 @@ fn two_apps_that_flood_each_other_do_not_lock_up() {
     assert_nothing_left(world);
 }
 
+#[test]
+fn a_full_inbox_takes_nothing_and_loses_nothing() {
+    let Two { mut world, alice, bob, .. } = two(1, reliable(500, 10));
+    let now = world.now;
+    world.processes[bob.0].node.set_inbox_full(bob.1, true, now);
+    let ops: Vec<_> = (0..5).map(|n| world.publish(alice.0, alice.1, &n.to_string())).collect();
+    world.run(2 * SECOND);
+    assert!(world.messages(bob.0, bob.1).is_empty());
+    let now = world.now;
+    world.processes[bob.0].node.set_inbox_full(bob.1, false, now);
+    for op in ops {
+        assert_eq!(world.finish(alice.0, op), Ok(Value::Nothing));
+    }
+    assert_eq!(world.messages(bob.0, bob.1), ["0", "1", "2", "3", "4"]);
+}
+
 /// Random histories: publishes both ways, cut links, restarts of the node, silence. Every message
 /// arrives at most once and in order; a publish that says so has arrived; all ends in its time.
 #[test]

@@ -126,7 +126,12 @@ impl Session {
     /// Waits for the next message, or event where those were asked for. What arrived before the
     /// session was closed is still given out.
     pub fn receive(&self, timeout: Timeout) -> Result<Item> {
-        self.shared.inbox.pop(timeout, "receive timeout waiting for message")
+        let item = self.shared.inbox.pop(timeout, "receive timeout waiting for message")?;
+        if self.shared.level.remove(&item) {
+            // A node that is closed brings no more messages.
+            let _ = self.node.send(Command::InboxHasRoom(self.shared.key));
+        }
+        Ok(item)
     }
 
     /// Ends the session: what was published is waited for, then the peer is told.

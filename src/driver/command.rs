@@ -1,6 +1,7 @@
 //! What threads of the program ask of the loop, and how they get their answers.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     /// The first slot gets the session, the second the end of its opening.
     Open(AppId, Box<SessionConfig>, Name, bool, Answer, Answer),
     SetEvents(SessionKey, bool),
+    /// A full inbox has room again.
+    InboxHasRoom(SessionKey),
     Publish(SessionKey, Payload, Completion),
     CloseSession(SessionKey, Option<Answer>),
     Stop,
@@ -148,7 +151,43 @@ pub(crate) struct SessionShared {
     pub(crate) key: SessionKey,
     pub(crate) fields: Fields,
     pub(crate) inbox: Inbox<Item>,
+    pub(crate) level: Level,
     pub(crate) room: Room,
+}
+
+/// How full the inbox of a session is.
+#[derive(Default)]
+pub(crate) struct Level {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    full: AtomicBool,
+}
+
+impl Level {
+    /// An item goes in. `true`: now it is full.
+    pub(crate) fn add(&self, item: &Item) -> bool {
+        let bytes = weight(item);
+        let messages = self.messages.fetch_add(1, Ordering::AcqRel) + 1;
+        let bytes = self.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let full = messages >= limits::INBOX_MESSAGES || bytes >= limits::INBOX_BYTES;
+        full && !self.full.swap(true, Ordering::AcqRel)
+    }
+
+    /// An item was taken out. `true`: it was full, and has room again.
+    pub(crate) fn remove(&self, item: &Item) -> bool {
+        let bytes = weight(item);
+        let messages = self.messages.fetch_sub(1, Ordering::AcqRel) - 1;
+        let bytes = self.bytes.fetch_sub(bytes, Ordering::AcqRel) - bytes;
+        let room = messages <= limits::INBOX_MESSAGES / 2 && bytes <= limits::INBOX_BYTES / 2;
+        room && self.full.load(Ordering::Acquire) && self.full.swap(false, Ordering::AcqRel)
+    }
+}
+
+fn weight(item: &Item) -> usize {
+    match item {
+        Item::Message(message) => message.payload.len(),
+        Item::Event(_) => 0,
+    }
 }
 
 impl SessionShared {
@@ -157,7 +196,13 @@ impl SessionShared {
             Some(_) => limits::SENDER_WINDOW,
             None => limits::BEST_EFFORT_MESSAGES,
         };
-        Arc::new(SessionShared { key, fields, inbox: Inbox::new(), room: Room::new(messages) })
+        Arc::new(SessionShared {
+            key,
+            fields,
+            inbox: Inbox::new(),
+            level: Level::default(),
+            room: Room::new(messages),
+        })
     }
 
     /// Ends every wait.

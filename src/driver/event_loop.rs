@@ -512,6 +512,7 @@ impl EventLoop {
                     }
                 }
             }
+            Command::InboxHasRoom(session) => self.node.set_inbox_full(session, false, now),
             Command::SetEvents(session, events) => self.node.set_events(session, events, now),
             Command::Publish(session, payload, completion) => {
                 let op = self.new_op(completion);
@@ -595,7 +596,11 @@ impl EventLoop {
             }
             Output::Item(key, item) => {
                 if let Some(session) = self.sessions.get(&key) {
+                    let full = session.level.add(&item);
                     session.inbox.push(item);
+                    if full {
+                        self.node.set_inbox_full(key, true, now);
+                    }
                 }
             }
             Output::Credit { session, messages, bytes } => {

@@ -355,6 +355,12 @@ impl Node {
         self.with_session(session, None, now, |app, _| app.set_events(session, events));
     }
 
+    /// The inbox of a session's application is full, or has room again.
+    pub fn set_inbox_full(&mut self, session: SessionKey, full: bool, now: Now) {
+        let act = |app: &mut App, _: &mut Context<'_>| app.set_inbox_full(session, full);
+        self.with_session(session, None, now, act);
+    }
+
     /// Ends everything: sessions, links. What [`Output::Close`] carries should still be written.
     pub fn shut_down(&mut self, now: Now) {
         self.stopping = true;

@@ -213,6 +213,11 @@ impl App {
         self.with(key, |session| session.set_events(events));
     }
 
+    /// A session's inbox is full, or has room again.
+    pub(crate) fn set_inbox_full(&mut self, key: SessionKey, full: bool) {
+        self.with(key, |session| session.set_inbox_full(full));
+    }
+
     /// Ends all sessions at once, telling the peers but not waiting for them.
     pub(crate) fn shut_down(&mut self, cx: &mut Context<'_>) {
         let ids: Vec<u32> = self.sessions.keys().copied().collect();

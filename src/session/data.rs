@@ -19,10 +19,12 @@ impl Session {
         if self.roster.get(&message.source).is_none() || !self.may_receive() {
             return log::debug!("session {}: data from a non-member was dropped", self.id);
         }
+        if self.inbox_full {
+            self.lost += u64::from(self.config.reliable.is_none());
+            return log::debug!("session {}: the inbox is full", self.id);
+        }
         let (source, message_id) = (message.source.clone(), message.message_id);
-        let Some(received) = self.received(message) else {
-            return;
-        };
+        let Some(received) = self.received(message) else { return };
         if self.config.reliable.is_none() {
             return self.out.push(Output::Item(Item::Message(Box::new(received))));
         }
@@ -31,7 +33,8 @@ impl Session {
     }
 
     pub(super) fn on_rtx_reply(&mut self, message: Incoming, cx: &mut Context<'_>) {
-        if self.roster.get(&message.source).is_none() || self.config.reliable.is_none() {
+        let known = self.roster.get(&message.source).is_some();
+        if !known || self.config.reliable.is_none() || self.inbox_full {
             return;
         }
         let (source, message_id) = (message.source.clone(), message.message_id);

@@ -323,6 +323,8 @@ pub(crate) struct Session {
     spoke: bool,
     /// Whether the application wants events.
     events: bool,
+    /// The application's inbox takes no more messages.
+    inbox_full: bool,
     lost: u64,
     via: Option<ConnectionId>,
     out: Vec<Output>,
@@ -350,6 +352,7 @@ impl Session {
             look: now.mono + limits::HEARTBEAT,
             spoke: false,
             events: false,
+            inbox_full: false,
             lost: 0,
             via: None,
             out: Vec::new(),
@@ -399,6 +402,12 @@ impl Session {
     /// Whether the application wants events.
     pub(crate) fn set_events(&mut self, events: bool) {
         self.events = events;
+    }
+
+    /// The application's inbox is full, or has room again. While it is full a reliable message is not
+    /// taken: it comes again. A best-effort one is dropped and counted.
+    pub(crate) fn set_inbox_full(&mut self, full: bool) {
+        self.inbox_full = full;
     }
 
     /// Hands out what the session wants.
