@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub const SECRET: &str = "peer-shared-secret-0123456789-abcdefghij";
@@ -42,7 +42,9 @@ impl Process {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                panic!("{}: no {what} in\n{}", self.name, lines.join("\n"));
+                let text = lines.join("\n");
+                drop(lines);
+                panic!("{}: no {what} in\n{text}", self.name);
             }
             lines = changed.wait_timeout(lines, left).unwrap().0;
         }
@@ -72,7 +74,8 @@ impl Process {
     }
 
     pub fn output(&self) -> String {
-        self.lines.0.lock().unwrap().join("\n")
+        let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.join("\n")
     }
 
     /// Lines that contain `part`.
