@@ -244,7 +244,10 @@ impl EventLoop {
         if self.listeners.contains_key(&token) {
             return self.accept(token, now);
         }
-        let transport = TransportId((token.0 / 2 - 1) as u64);
+        let Some(number) = (token.0 / 2).checked_sub(1).filter(|_| token.0 % 2 == 0) else {
+            return; // a listener that is gone
+        };
+        let transport = TransportId(number as u64);
         let Some(socket) = self.sockets.get_mut(&transport) else { return };
         socket.hangup |= event.is_read_closed() || event.is_error();
         socket.writable |= event.is_writable();
