@@ -3,6 +3,7 @@
 //! Messages go to standard output, one a line; everything else to standard error. Exit status: 0
 //! done, 1 failed, 2 wrong use.
 
+mod bench;
 mod node;
 mod peer;
 
@@ -25,6 +26,11 @@ enum Command {
     Send(peer::SendArguments),
     /// Wait for sessions, print what they bring
     Receive(peer::ReceiveArguments),
+    /// Open a session to an app and say how long it took
+    Ping(peer::PingArguments),
+    /// Measure rates and latencies
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn main() -> ExitCode {
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
         Command::Node(arguments) => node::run(&arguments),
         Command::Send(arguments) => peer::send(&arguments),
         Command::Receive(arguments) => peer::receive(&arguments),
+        Command::Ping(arguments) => peer::ping(&arguments),
+        Command::Bench(command) => bench::run(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

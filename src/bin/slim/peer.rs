@@ -71,6 +71,17 @@ pub struct SendArguments {
 }
 
 #[derive(Args)]
+pub struct PingArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Name of the app to look for
+    name: String,
+    /// How often
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+}
+
+#[derive(Args)]
 pub struct ReceiveArguments {
     #[command(flatten)]
     common: Common,
@@ -145,6 +156,20 @@ pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
             Ok(_) => {}
             Err(_) => break,
         }
+    }
+    Ok(())
+}
+
+/// Opens a session as often as asked, prints who answered and how long it took.
+pub fn ping(arguments: &PingArguments) -> Result<()> {
+    let (_node, app) = start(&arguments.common)?;
+    let timeout = Some(Duration::from_millis(arguments.common.timeout_ms));
+    for _ in 0..arguments.count {
+        let begun = Instant::now();
+        let session = app.open(&SessionOptions::default(), &arguments.name, timeout)?;
+        let took = begun.elapsed().as_secs_f64() * 1e3;
+        println!("{}: session open in {took:.1} ms", arguments.name);
+        session.close(timeout)?;
     }
     Ok(())
 }

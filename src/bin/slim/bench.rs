@@ -1,0 +1,204 @@
+//! `slim bench sub` and `slim bench pub`: how many messages go through, and how long they take.
+//!
+//! The flags are those of the published `slimctl bench` that make sense here. The rates of the
+//! subscriber count, from its first message to its last.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use slim::api::{App, Item, Node, PublishOptions, Retry, SessionOptions};
+use slim::config::{ClientConfig, NodeConfig};
+use slim::error::{Error, Result};
+
+/// A subscriber ends after this long without a message.
+const SILENCE: Duration = Duration::from_secs(30);
+const OPEN: Duration = Duration::from_secs(35);
+const REPLY: Duration = Duration::from_secs(10);
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Receive messages, report the rate
+    Sub(SubArguments),
+    /// Send messages to the subscribers
+    Pub(PubArguments),
+}
+
+#[derive(Args)]
+struct Common {
+    /// Node to connect to
+    #[arg(long, default_value = "http://127.0.0.1:46357")]
+    server: String,
+    /// Secret that both sides share
+    #[arg(long, default_value = "my_shared_secret_for_testing_purposes_only")]
+    secret: String,
+    /// First parts of the apps' names
+    #[arg(long, default_value = "bench/test")]
+    prefix: String,
+    /// Messages, split evenly over the apps
+    #[arg(short = 'n', long, default_value_t = 100_000)]
+    msgs: u64,
+    /// Bytes of each message
+    #[arg(long, default_value_t = 128)]
+    size: usize,
+    /// Apps, each with one session
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// Number of the first app
+    #[arg(long, default_value_t = 0)]
+    start_index: u64,
+}
+
+#[derive(Args)]
+pub struct SubArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Answer each message with the same bytes
+    #[arg(long)]
+    reply: bool,
+}
+
+#[derive(Args)]
+pub struct PubArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Wait for the answer to each message, and report the times
+    #[arg(long)]
+    request: bool,
+    /// Acknowledged delivery: wait for the acknowledgement of each message
+    #[arg(long)]
+    reliable: bool,
+}
+
+/// What one app did.
+struct Done {
+    name: String,
+    messages: u64,
+    begun: Instant,
+    ended: Instant,
+    latencies: Vec<Duration>,
+}
+
+pub fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Sub(arguments) => {
+            let work = |app: &App, _, share| subscribe(app, share, arguments.reply);
+            report("Sub", &arguments.common, &all(&arguments.common, "sub", work)?);
+        }
+        Command::Pub(arguments) => {
+            let work = |app: &App, index, share| publish(app, arguments, index, share);
+            report("Pub", &arguments.common, &all(&arguments.common, "pub", work)?);
+        }
+    }
+    Ok(())
+}
+
+/// Runs every app on a thread of its own, on one connection.
+fn all(
+    common: &Common,
+    role: &str,
+    work: impl Fn(&App, u64, u64) -> Result<Done> + Sync,
+) -> Result<Vec<Done>> {
+    let node = Node::new(&NodeConfig::default())?;
+    let connection = node.connect(&ClientConfig::parse(&common.server)?, Some(OPEN))?;
+    let (node, work) = (&node, &work);
+    std::thread::scope(|scope| {
+        let mut running = Vec::new();
+        for at in 0..common.count {
+            let share = common.msgs / common.count + u64::from(at < common.msgs % common.count);
+            let index = common.start_index + at;
+            let name = format!("{}/{role}-{index}", common.prefix);
+            running.push(scope.spawn(move || {
+                let app = node.app_with_secret(&name, &common.secret)?;
+                app.subscribe(&name, connection, Some(OPEN))?;
+                eprintln!("ready {name}");
+                work(&app, index, share)
+            }));
+        }
+        let panicked = |_| Err(Error::Internal("a worker panicked".to_owned()));
+        running.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
+    })
+}
+
+fn subscribe(app: &App, share: u64, reply: bool) -> Result<Done> {
+    let session = app.accept(false, None)?;
+    let (mut messages, mut begun) = (0, Instant::now());
+    let mut ended = begun;
+    while messages < share {
+        match session.receive(Some(SILENCE)) {
+            Ok(Item::Message(message)) => {
+                ended = Instant::now();
+                if messages == 0 {
+                    begun = ended;
+                }
+                messages += 1;
+                if reply {
+                    let options = PublishOptions::default();
+                    session.publish_to(&message, &message.payload, &options, None)?;
+                }
+            }
+            Ok(Item::Event(_)) => {}
+            Err(Error::Timeout(_) | Error::Closed(_)) => break,
+            Err(error) => return Err(error),
+        }
+    }
+    // The publisher closes the session; its last replies are still on their way.
+    while session.receive(Some(REPLY)).is_ok() {}
+    Ok(Done { name: app.name().service(), messages, begun, ended, latencies: Vec::new() })
+}
+
+fn publish(app: &App, arguments: &PubArguments, index: u64, share: u64) -> Result<Done> {
+    let common = &arguments.common;
+    let retry = Retry { interval: Duration::from_millis(500), max_retries: 60 };
+    let reliable = arguments.reliable.then_some(retry);
+    let options = SessionOptions { reliable, ..SessionOptions::default() };
+    let session = app.open(&options, &format!("{}/sub-{index}", common.prefix), Some(OPEN))?;
+    let (payload, options) = (vec![0; common.size], PublishOptions::default());
+    let mut latencies = Vec::new();
+    let begun = Instant::now();
+    for _ in 0..share {
+        let sent = Instant::now();
+        if arguments.reliable {
+            session.publish_start(&payload, &options)?.wait(None)?;
+        } else {
+            session.publish(&payload, &options, None)?;
+        }
+        if arguments.request {
+            session.receive(Some(REPLY))?;
+            latencies.push(sent.elapsed());
+        }
+    }
+    let ended = Instant::now();
+    if let Err(error) = session.close(Some(OPEN)) {
+        eprintln!("closing: {error}");
+    }
+    Ok(Done { name: app.name().service(), messages: share, begun, ended, latencies })
+}
+
+fn report(role: &str, common: &Common, done: &[Done]) {
+    let rate = |messages: u64, time: Duration| messages as f64 / time.as_secs_f64().max(1e-9);
+    for one in done {
+        let rate = rate(one.messages, one.ended - one.begun);
+        println!("{}: {rate:.0} msgs/sec ({} msgs)", one.name, one.messages);
+    }
+    let messages: u64 = done.iter().map(|one| one.messages).sum();
+    let begun = done.iter().map(|one| one.begun).min();
+    let ended = done.iter().map(|one| one.ended).max();
+    let (Some(begun), Some(ended)) = (begun, ended) else { return };
+    let rate = rate(messages, ended - begun);
+    let kib = rate * common.size as f64 / 1024.0;
+    println!("{role} stats: {rate:.0} msgs/sec ~ {kib:.0} KiB/sec ({messages} msgs)");
+    let mut latencies: Vec<Duration> =
+        done.iter().flat_map(|one| one.latencies.iter().copied()).collect();
+    latencies.sort();
+    if let Some(last) = latencies.len().checked_sub(1) {
+        let at = |percent: usize| latencies[last * percent / 100].as_secs_f64() * 1e6;
+        println!(
+            "Latency: min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, max {:.0} us",
+            at(0),
+            at(50),
+            at(90),
+            at(99),
+            at(100)
+        );
+    }
+}
