@@ -10,10 +10,9 @@ fn root() -> &'static Path {
 
 fn generate() -> String {
     let config = cbindgen::Config::from_file(root().join("include/cbindgen.toml")).unwrap();
-    let mut builder = cbindgen::Builder::new().with_config(config);
-    for file in ["mod", "status", "version", "node", "app", "session", "message"] {
-        builder = builder.with_src(root().join(format!("src/ffi/{file}.rs")));
-    }
+    // It follows the `mod` lines of this file, in their order.
+    let builder =
+        cbindgen::Builder::new().with_config(config).with_src(root().join("src/ffi/mod.rs"));
     let mut bytes = Vec::new();
     builder.generate().expect("src/ffi parses").write(&mut bytes);
     // The safety section is for Rust readers: for C the header itself is the promise.
@@ -31,6 +30,39 @@ fn committed_header_is_the_generated_one() {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(committed == text, "include/slim.h is out of date: run `make header`");
     assert!(text.is_ascii());
+}
+
+/// The names that end in "(" where a declaration begins.
+fn functions(header: &str) -> Vec<String> {
+    let words = header.split_whitespace().filter_map(|word| word.split_once('('));
+    let names = words.map(|(name, _)| name.trim_start_matches('*').to_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("slim_")).collect();
+    names.retain(|name| {
+        header.contains(&format!("{name}(")) && !header.contains(&format!("`{name}"))
+    });
+    names.sort();
+    names
+}
+
+#[test]
+fn every_function_is_declared_once() {
+    let header = std::fs::read_to_string(root().join("include/slim.h")).unwrap();
+    let code: String =
+        header.lines().filter(|l| !l.starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code = code.split("#define SLIM_CHECKED").last().unwrap();
+    let names = functions(code);
+    assert!(names.len() > 20, "{names:?}");
+    for pair in names.windows(2) {
+        assert_ne!(pair[0], pair[1]);
+    }
+    let mut source = Vec::new();
+    for file in std::fs::read_dir(root().join("src/ffi")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        let after = text.split("extern \"C\" fn ").skip(1);
+        source.extend(after.map(|rest| rest.split('(').next().unwrap().to_owned()));
+    }
+    source.sort();
+    assert_eq!(names, source);
 }
 
 #[test]
