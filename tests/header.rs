@@ -39,7 +39,8 @@ fn every_function_is_declared_once() {
     let words: Vec<&str> = code.flat_map(str::split_whitespace).collect();
     let called = words.iter().filter_map(|word| word.split_once('('));
     let mut names: Vec<&str> = called.map(|(name, _)| name.trim_start_matches('*')).collect();
-    names.retain(|name| name.starts_with("slim_"));
+    // The comment at the top speaks of `slim_..._free()`.
+    names.retain(|name| name.starts_with("slim_") && !name.contains('.'));
     names.sort_unstable();
     assert!(names.len() > 20, "{names:?}");
     let mut source = Vec::new();
