@@ -258,6 +258,63 @@ mod tests {
     }
 
     #[test]
+    fn an_announced_length_allocates_nothing() {
+        let [a, b, c, d] = (limits::MAX_RECEIVED_MESSAGE as u32).to_be_bytes();
+        let mut decoder = Decoder::new();
+        assert_eq!(messages(&mut decoder, &[0, a, b, c, d, 1, 2]), Ok(vec![]));
+        assert_eq!(decoder.partial(), PREFIX + 2);
+        assert!(decoder.partial.capacity() < 100);
+    }
+
+    #[test]
+    fn whole_messages_are_borrowed() {
+        let bytes = stream(&[b"one", b"two"]);
+        let range = bytes.as_ptr_range();
+        let mut borrowed = 0;
+        let mut each = |message: &[u8]| borrowed += usize::from(range.contains(&message.as_ptr()));
+        Decoder::new().feed(&bytes, &mut each).unwrap();
+        assert_eq!(borrowed, 2);
+    }
+
+    #[test]
+    fn the_request_has_the_published_order() {
+        let extra = [("X-Name", "a"), ("user-agent", "mine"), ("authorization", "b")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let head = request_head("http", "h:1", "agent/1", &extra);
+        let head: Vec<_> = head.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let expected = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":authority", "h:1"),
+            (":path", PATH),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            ("x-name", "a"),
+            ("authorization", "b"),
+            ("user-agent", "mine agent/1"),
+        ];
+        assert_eq!(head, expected);
+    }
+
+    #[test]
+    fn compression_is_refused_in_the_published_words() {
+        let head = [(":path", PATH), ("grpc-encoding", "gzip")];
+        let head = head.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let answer = check_request(&head).unwrap_err();
+        let answer: Vec<_> = answer.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        // vectors/transport/17_node_behaviour_matrix.txt
+        let text = "Content%20is%20compressed%20with%20%60gzip%60%20which%20isn't%20supported";
+        let expected = [
+            (":status", "200"),
+            ("content-type", "application/grpc"),
+            ("grpc-accept-encoding", "identity"),
+            ("grpc-status", "12"),
+            ("grpc-message", text),
+        ];
+        assert_eq!(answer, expected);
+    }
+
+    #[test]
     fn statuses_read_back() {
         let text = "peers are not supported: 100% `sure`, äh";
         let trailers = status_trailers(7, text);

@@ -1071,3 +1071,11 @@ fn random_damage_is_survived() {
         }
     }
 }
+
+#[test]
+fn a_burst_of_tiny_frames_leaves_no_memory_behind() {
+    let mut server = open_server();
+    server.receive(&frame(DATA, 0, 1, b"x").repeat(1_600));
+    assert_eq!(server.data.len(), 1_600);
+    assert!(server.connection.session.record().events.capacity() <= KEPT_EVENTS);
+}
