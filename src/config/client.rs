@@ -193,7 +193,7 @@ impl Backoff {
 pub struct ClientConfig {
     /// Where it is.
     pub endpoint: Endpoint,
-    /// Further headers of the request.
+    /// Further headers of the request; names are sent in lower case.
     pub headers: Vec<(String, String)>,
     /// A limit for one attempt to connect; zero: none.
     pub connect_timeout: Duration,
@@ -254,7 +254,7 @@ impl ClientConfig {
             }
             object.ignored_object("proxy")?;
         }
-        config.headers = object.strings("headers")?;
+        config.headers = read_headers(object)?;
         config.connect_timeout = object.duration("connect_timeout", Duration::ZERO)?;
         config.keepalive = read_keepalive(object)?;
         config.backoff = read_backoff(object)?;
@@ -273,6 +273,22 @@ impl ClientConfig {
         };
         Ok(config)
     }
+}
+
+/// What cannot stand in a request is refused here: nghttp2 would only drop the stream.
+fn read_headers(object: &Object<'_>) -> Result<Vec<(String, String)>, Error> {
+    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let mut headers = object.strings("headers")?;
+    for (name, value) in &mut headers {
+        if name.is_empty() || !name.chars().all(token) {
+            return Err(object.error("headers", "a name is not that of an HTTP header"));
+        }
+        if !value.chars().all(|c| matches!(c, '\t' | ' '..='~')) {
+            return Err(object.error("headers", "a value is not printable ASCII"));
+        }
+        name.make_ascii_lowercase();
+    }
+    Ok(headers)
 }
 
 /// `tls` may only say that there is none. On a server it must say so.
@@ -405,6 +421,9 @@ mod tests {
             (r#""connect_timeout": 5"#, "connect_timeout"),
             (r#""backoff": {"type": "linear"}"#, "linear"),
             (r#""headers": {"a": 1}"#, "headers"),
+            (r#""headers": {":path": "/"}"#, ":path"),
+            (r#""headers": {"": "x"}"#, "headers"),
+            (r#""headers": {"a": "b\nc"}"#, "printable"),
             (r#""link_id": """#, "link_id"),
         ] {
             assert!(error(extra).contains(part), "{}", error(extra));
