@@ -261,13 +261,14 @@ fn node_restarts(who: Who) {
     let mut command = slim();
     command.args(["send", "--local", "org/ns/alice", "--remote", "org/ns/bob"]);
     command.args(["--shared-secret", SECRET, "--slim", &node.endpoint()]);
-    command.args(["--iterations", "200", "--interval-ms", "200", "--retries", "100"]);
+    command.args(["--iterations", "2000", "--interval-ms", "200", "--retries", "100"]);
     let mut sender = Process::start("sender", &mut command);
     sender.wait_for("reply", |line| line.contains("hello from"));
     node.process.kill();
     node = Node::on_port(node.who, "", node.port);
     sender.expect_success();
-    assert_eq!(sender.count("hello from"), 200);
+    assert_eq!(sender.count("hello from"), 2000);
+    assert!(sender.count("event ConnectionBack") > 0, "it was over before the node was");
     let back = |line: &str| line.contains("event ConnectionBack");
     receiver.wait_for("news of the connection", back);
     drop(node);
