@@ -396,10 +396,13 @@ fn a_reader_that_stops_bounds_the_nodes_memory_and_disturbs_nobody_else() {
     let Flood { two, carol, dave } = flood(1, 10_000);
     let Two { mut world, node, alice, bob } = two;
     // Ten megabytes were sent; the node keeps no more than a window of them.
-    let kept = world.processes[node].node.backlog();
+    let kept = world.processes[node].node.stats().backlog;
     let window = limits::STREAM_WINDOW as usize;
     assert!(kept > window / 2 && kept < 2 * window, "{kept}");
-    assert!(world.processes[alice.0].node.backlog() > 6_000_000, "the rest waits at its source");
+    assert!(
+        world.processes[alice.0].node.stats().backlog > 6_000_000,
+        "the rest waits at its source"
+    );
     let before = world.time();
     for n in 0..20 {
         let op = world.publish(carol.0, carol.1, &n.to_string());
@@ -413,7 +416,7 @@ fn a_reader_that_stops_bounds_the_nodes_memory_and_disturbs_nobody_else() {
     let got = world.messages(bob.0, bob.1);
     assert_eq!(got.len(), 10_000);
     assert!(got.iter().enumerate().all(|(n, text)| text.starts_with(&format!("{n} "))));
-    assert_eq!(world.processes[node].node.backlog(), 0);
+    assert_eq!(world.processes[node].node.stats().backlog, 0);
     assert_eq!(world.processes[alice.0].credit[&alice.1].0, 10_000);
 }
 
@@ -422,13 +425,17 @@ fn an_app_that_takes_nothing_for_a_minute_is_cut() {
     let Flood { two, .. } = flood(1, 3_000);
     let Two { mut world, node, alice, bob } = two;
     world.run(50 * SECOND);
-    assert!(world.processes[node].node.backlog() > 0);
+    assert!(world.processes[node].node.stats().backlog > 0);
     world.run(12 * SECOND);
-    assert_eq!(world.processes[node].node.backlog(), 0, "its link is gone, and what waited for it");
+    assert_eq!(
+        world.processes[node].node.stats().backlog,
+        0,
+        "its link is gone, and what waited for it"
+    );
     // The others get their windows back.
     world.stall(bob.0, false);
     world.run(SECOND);
-    assert_eq!(world.processes[alice.0].node.backlog(), 0);
+    assert_eq!(world.processes[alice.0].node.stats().backlog, 0);
 }
 
 #[test]

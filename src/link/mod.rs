@@ -318,6 +318,11 @@ impl Link {
         self.grant();
     }
 
+    /// Bytes that the peer may not replace by new ones yet.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+
     /// Gives back the window of everything that is not held.
     fn grant(&mut self) {
         let free = self.unconsumed.saturating_sub(self.held);

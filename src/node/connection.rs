@@ -19,6 +19,12 @@ pub(super) struct Connection {
     up: bool,
 }
 
+impl Connection {
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+}
+
 /// What a connection that we dialled needs to be made again.
 struct Dialled {
     config: ClientConfig,

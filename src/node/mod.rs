@@ -105,6 +105,33 @@ pub enum Value {
     Connection(ConnectionId),
 }
 
+/// What a node holds at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections, those that are being made again included; local apps are not.
+    pub connections: usize,
+    /// Connections that can be used now.
+    pub up: usize,
+    /// Byte streams, those that linger after their end included.
+    pub transports: usize,
+    /// Names that somebody subscribed, local apps included.
+    pub names: usize,
+    /// Subscriptions of local apps at other nodes.
+    pub subscriptions: usize,
+    /// Of these, not acknowledged yet.
+    pub unacknowledged: usize,
+    /// Sessions of local apps.
+    pub sessions: usize,
+    /// Messages on their way to several links.
+    pub fanouts: usize,
+    /// Bytes that wait for peers.
+    pub backlog: usize,
+    /// Bytes of messages that peers may not replace by new ones yet, because they wait for others.
+    pub held: usize,
+    /// Messages that could not be forwarded, since the beginning.
+    pub dropped: u64,
+}
+
 /// One node.
 pub struct Node {
     options: NodeOptions,
@@ -340,6 +367,11 @@ impl Node {
         Ok((key, fields))
     }
 
+    /// What is known about a session, while it is there.
+    pub fn session(&self, session: SessionKey) -> Option<Fields> {
+        self.apps.get(&session.app)?.app.fields(session)
+    }
+
     /// Publishes a message; with `op` its outcome is reported.
     pub fn publish(&mut self, session: SessionKey, payload: Payload, op: Option<OpId>, now: Now) {
         self.with_session(session, op, now, |app, cx| app.publish(session, payload, op, cx));
@@ -385,7 +417,7 @@ impl Node {
     pub fn is_idle(&self) -> bool {
         self.transports.is_empty()
             && self.connections.is_empty()
-            && self.subscriptions.is_empty()
+            && self.subscriptions.len() == 0
             && self.fanouts.is_empty()
             && self.router.connections() == self.apps.len()
             && self.router.names() == self.apps.len()
@@ -475,9 +507,22 @@ impl Node {
         }
     }
 
-    /// Bytes that wait for peers.
-    pub fn backlog(&self) -> usize {
-        self.transports.values().filter_map(|t| t.link.as_ref()).map(Link::backlog).sum()
+    /// What it holds.
+    pub fn stats(&self) -> Stats {
+        let links = || self.transports.values().filter_map(|t| t.link.as_ref());
+        Stats {
+            connections: self.connections.len(),
+            up: self.connections.values().filter(|c| c.is_up()).count(),
+            transports: self.transports.len(),
+            names: self.router.names(),
+            subscriptions: self.subscriptions.len(),
+            unacknowledged: self.subscriptions.unacknowledged(),
+            sessions: self.apps.values().map(|local| local.app.sessions()).sum(),
+            fanouts: self.fanouts.len(),
+            backlog: links().map(Link::backlog).sum(),
+            held: links().map(Link::held).sum(),
+            dropped: self.dropped,
+        }
     }
 }
 

@@ -47,8 +47,12 @@ impl Subscriptions {
         Subscriptions { by_id: BTreeMap::new(), next_id: entropy.next_u64() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn unacknowledged(&self) -> usize {
+        self.by_id.values().filter(|subscription| subscription.waiting.is_some()).count()
     }
 
     fn new_id(&mut self) -> u64 {
@@ -132,14 +136,22 @@ impl Node {
         let Some(id) = self.subscriptions.find(app, &name, connection) else {
             return Err(Error::NotFound(format!("subscription not found: {name}")));
         };
-        if name != *local.app.name() {
-            local.app.remove_alias(&name);
-            let from = local.connection;
-            let _ = self.router.unsubscribe(from, name.encoded(), 0);
-        }
         self.take_back(id, Some(op), now);
+        self.drop_alias(app, &name);
         self.settle(now);
         Ok(())
+    }
+
+    /// An app does not answer to a name any more that it has subscribed nowhere; to its own it
+    /// always does.
+    fn drop_alias(&mut self, app: AppId, name: &Name) {
+        let wanted = |s: &Subscription| s.app == app && s.name == *name && !s.leaving;
+        let Some(local) = self.apps.get_mut(&app) else { return };
+        if name != local.app.name() && !self.subscriptions.by_id.values().any(wanted) {
+            local.app.remove_alias(name);
+            // It may have been given up before.
+            let _ = self.router.unsubscribe(local.connection, name.encoded(), 0);
+        }
     }
 
     /// Messages of local apps to `name` go over this connection from now on (spec 02 section 7).
@@ -188,6 +200,7 @@ impl Node {
     /// Sends a request and waits for its ack.
     fn ask(&mut self, id: u64, op: Option<OpId>, now: Now) {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
+        let before = subscription.waiting.take().and_then(|waiting| waiting.op);
         let waiting = Waiting {
             tries_left: limits::SUBSCRIPTION_RETRIES,
             due: now.mono + limits::SUBSCRIPTION_RETRY,
@@ -195,6 +208,9 @@ impl Node {
             until: now.mono + limits::SUBSCRIPTION_WAIT,
         };
         subscription.waiting = Some(waiting);
+        let name = &subscription.name;
+        let text = format!("the subscription of {name} was taken back before its acknowledgement");
+        self.done(before, Err(Error::Closed(text)));
         self.send_subscription(id, now);
         self.arm_subscription(id);
     }
@@ -259,7 +275,9 @@ impl Node {
             }
         };
         if subscription.leaving || !ack.success {
-            self.subscriptions.by_id.remove(&id);
+            if let Some(Subscription { app, name, .. }) = self.subscriptions.by_id.remove(&id) {
+                self.drop_alias(app, &name);
+            }
         }
         self.arm_subscription(id);
         self.done(op, result);
@@ -314,8 +332,9 @@ impl Node {
     pub(super) fn forget_subscriptions(&mut self, connection: ConnectionId, cause: &str) {
         for id in self.subscriptions_of(|s| s.connection == connection) {
             self.timers.set(Timer::Subscription(id), None);
-            let gone = self.subscriptions.by_id.remove(&id);
-            let op = gone.and_then(|s| s.waiting).and_then(|waiting| waiting.op);
+            let Some(gone) = self.subscriptions.by_id.remove(&id) else { continue };
+            self.drop_alias(gone.app, &gone.name);
+            let op = gone.waiting.and_then(|waiting| waiting.op);
             let text = format!("connection not found: {connection} ({cause})");
             self.done(op, Err(Error::NotFound(text)));
         }

@@ -187,6 +187,11 @@ impl App {
         Some(self.entry(key)?.session.fields())
     }
 
+    /// How many sessions it has.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Publishes a message.
     pub(crate) fn publish(
         &mut self,

@@ -130,7 +130,7 @@ pub enum Event {
     PeerLeft(Name),
     /// The connection that the session uses is gone; it is being made again.
     ConnectionLost(ConnectionId),
-    /// It is back.
+    /// It is back, or the peer is heard of over this other one.
     ConnectionBack(ConnectionId),
     /// A message of this member cannot be had any more.
     MessageLost {
@@ -327,6 +327,8 @@ pub(crate) struct Session {
     inbox_full: bool,
     lost: u64,
     via: Option<ConnectionId>,
+    /// That connection was lost, and nothing was heard over another one.
+    is_cut: bool,
     out: Vec<Output>,
 }
 
@@ -355,6 +357,7 @@ impl Session {
             inbox_full: false,
             lost: 0,
             via: None,
+            is_cut: false,
             out: Vec::new(),
             config,
         }
@@ -431,6 +434,9 @@ impl Session {
         }
         if self.roster.get(&message.source).is_some() {
             self.via = Some(message.connection);
+            if std::mem::take(&mut self.is_cut) {
+                self.event(Event::ConnectionBack(message.connection));
+            }
             self.heard(&message.source, cx);
         }
         match message.kind {
@@ -545,11 +551,12 @@ impl Session {
 
     /// Says that a connection was lost or is back, if it is the one that the session uses.
     pub(crate) fn handle_connection(&mut self, connection: ConnectionId, up: bool) {
-        if self.via == Some(connection) {
+        if self.via == Some(connection) && self.is_cut == up {
             let event = match up {
                 true => Event::ConnectionBack(connection),
                 false => Event::ConnectionLost(connection),
             };
+            self.is_cut = !up;
             self.event(event);
         }
     }

@@ -74,7 +74,11 @@ impl Receiver {
             return Verdict::Taken; // delivered before
         }
         if distance > limits::RECEIVER_WINDOW {
-            return Verdict::OutOfWindow;
+            // What is asked for may still come, and this will come again.
+            if !self.wanted.is_empty() || matches!(arrival, Arrival::Lost) {
+                return Verdict::OutOfWindow;
+            }
+            self.skip(distance - limits::RECEIVER_WINDOW, out);
         }
         self.wanted.remove(&id);
         self.ahead.entry(id).or_insert(arrival);
@@ -124,6 +128,16 @@ impl Receiver {
                 Arrival::Message(message) => Output::Deliver(message),
                 Arrival::Lost => Output::Lost(self.last),
             });
+        }
+    }
+
+    /// The sender is so far ahead that it cannot have the next numbers any more.
+    fn skip(&mut self, numbers: u32, out: &mut Vec<Output>) {
+        let told = numbers.min(limits::RECEIVER_WINDOW);
+        self.last = (self.last + (numbers - told)) & (MODULUS - 1);
+        for _ in 0..told {
+            self.last = self.next(self.last);
+            out.push(Output::Lost(self.last));
         }
     }
 
@@ -213,11 +227,29 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_gap_costs_nothing() {
+    fn defect_15_a_gap_of_any_width_costs_no_more_than_a_window() {
         let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
-        let far = limits::RECEIVER_WINDOW + 1;
-        assert_eq!(arrive(&mut receiver, far, now), (Verdict::OutOfWindow, vec![]));
-        assert_eq!(arrive(&mut receiver, 1 << 30, now).0, Verdict::OutOfWindow);
-        assert_eq!(arrive(&mut receiver, far - 1, now).1.len(), far as usize - 2);
+        let window = limits::RECEIVER_WINDOW as usize;
+        let (verdict, said) = arrive(&mut receiver, 1 << 30, now);
+        assert_eq!(verdict, Verdict::Taken);
+        let count = |what| said.iter().filter(|text| text.starts_with(what)).count();
+        assert_eq!((count("lost"), count("request")), (window, window - 1));
+        assert_eq!((receiver.ahead.len(), receiver.wanted.len()), (1, window - 1));
+    }
+
+    #[test]
+    fn a_sender_that_gave_up_a_whole_window_is_followed() {
+        let window = limits::RECEIVER_WINDOW;
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        // At the edge everything before may still come; one further, number 1 is lost.
+        assert_eq!(arrive(&mut receiver, window, now).1[0], "request 1");
+        let (mut receiver, now) = (Receiver::new(RETRY), now);
+        let said = arrive(&mut receiver, window + 1, now).1;
+        assert_eq!(said[..2], ["lost 1", "request 2"]);
+        // While something is asked for, nothing is skipped.
+        assert_eq!(arrive(&mut receiver, window + 2, now), (Verdict::OutOfWindow, vec![]));
+        receiver.handle_timeout(now + Duration::from_secs(1), &mut Vec::new());
+        receiver.handle_timeout(now + Duration::from_secs(2), &mut Vec::new());
+        assert_eq!(arrive(&mut receiver, window + 2, now).1, [format!("deliver {}", window + 2)]);
     }
 }

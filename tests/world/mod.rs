@@ -20,6 +20,7 @@ use slim::node::{AcceptOptions, Node, NodeOptions, Output, TransportId, Value};
 use slim::router::{ConnectionId, Gateway};
 use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
 use tap::Tap;
+use twox_hash::XxHash64;
 
 /// What the sockets on both ends of a link hold together.
 const PIPE_CAPACITY: usize = 256 * 1024;
@@ -31,6 +32,8 @@ pub struct Process {
     pub node: Node,
     pub name: String,
     pub up: bool,
+    /// It runs, but gets no time: it reads nothing, and no timer fires.
+    pub paused: bool,
     pub apps: BTreeMap<AppId, Name>,
     pub accepted: VecDeque<(SessionKey, Fields)>,
     pub messages: HashMap<SessionKey, Vec<String>>,
@@ -50,6 +53,8 @@ struct Pipe {
     end: Option<Instant>,
     /// The reader does not read: nothing arrives, and soon nothing more can be written.
     stalled: bool,
+    /// When the last bytes on the way arrive: none overtakes another.
+    last: Instant,
     tap: Tap,
     link: String,
 }
@@ -64,8 +69,12 @@ pub struct World {
     next_op: u64,
     /// Every message that was put on a link: link, message.
     pub trace: Vec<(String, slim::wire::Message)>,
-    /// Messages for which this is true vanish on their way. (Needs whole messages: see `filter`.)
+    /// Every chunk of bytes takes this long,
     pub delay: Duration,
+    /// and up to this much longer.
+    pub jitter: Duration,
+    /// Of everything that was put on a link, in order.
+    pub digest: u64,
     real_identities: bool,
     record: bool,
 }
@@ -83,6 +92,8 @@ impl World {
             next_op: 0,
             trace: Vec::new(),
             delay: Duration::from_millis(1),
+            jitter: Duration::ZERO,
+            digest: 0,
             real_identities: false,
             record: false,
         }
@@ -105,6 +116,16 @@ impl World {
         self.now.mono - self.start
     }
 
+    /// The moment in which it began.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// The number that a session has on the wire.
+    pub fn id(&self, process: usize, key: SessionKey) -> Option<u32> {
+        self.processes[process].node.session(key).map(|fields| fields.id)
+    }
+
     /// Starts a process with a node in it.
     pub fn process(&mut self, name: &str) -> usize {
         let seed = self.entropy.next_u64();
@@ -112,6 +133,7 @@ impl World {
             node: new_node(name, seed),
             name: name.to_owned(),
             up: true,
+            paused: false,
             apps: BTreeMap::new(),
             accepted: VecDeque::new(),
             messages: HashMap::new(),
@@ -163,9 +185,21 @@ impl World {
     }
 
     pub fn connect_start(&mut self, from: usize, to: usize, limit: Option<Duration>) -> OpId {
+        self.dial_start(from, to, "", limit)
+    }
+
+    /// The same with more of a configuration, in JSON.
+    pub fn dial_start(
+        &mut self,
+        from: usize,
+        to: usize,
+        more: &str,
+        limit: Option<Duration>,
+    ) -> OpId {
         let op = self.op();
-        let host = self.processes[to].name.clone();
-        let config = ClientConfig::parse(&format!("http://{host}:1")).unwrap();
+        let host = &self.processes[to].name;
+        let json = format!(r#"{{"endpoint": "http://{host}:1"{more}}}"#);
+        let config = ClientConfig::parse(&json).unwrap();
         let deadline = limit.map(|limit| self.now.mono + limit);
         self.processes[from].node.connect(config, op, deadline, self.now);
         self.settle();
@@ -287,7 +321,7 @@ impl World {
             let step = next.saturating_duration_since(self.now.mono);
             self.now = self.now.after(step);
             self.deliver();
-            for process in self.processes.iter_mut().filter(|p| p.up) {
+            for process in self.processes.iter_mut().filter(|p| p.up && !p.paused) {
                 process.node.handle_timeout(self.now);
             }
         }
@@ -297,9 +331,10 @@ impl World {
         let arrivals = self
             .pipes
             .iter()
-            .filter(|pipe| !pipe.stalled)
+            .filter(|pipe| !pipe.stalled && !self.processes[pipe.to.0].paused)
             .filter_map(|pipe| pipe.queue.front().map(|(at, _)| *at).or(pipe.end));
-        let timers = self.processes.iter().filter(|p| p.up).filter_map(|p| p.node.poll_timeout());
+        let running = self.processes.iter().filter(|p| p.up && !p.paused);
+        let timers = running.filter_map(|p| p.node.poll_timeout());
         arrivals.chain(timers).min()
     }
 
@@ -308,7 +343,7 @@ impl World {
         while at < self.pipes.len() {
             let pipe = &mut self.pipes[at];
             let (process, transport) = pipe.to;
-            if pipe.stalled {
+            if pipe.stalled || self.processes[process].paused {
                 at += 1;
                 continue;
             }
@@ -382,8 +417,12 @@ impl World {
                 self.trace.push((link.clone(), message));
             }
         }
-        let when = self.now.mono + self.delay;
+        self.digest = XxHash64::oneshot(self.digest, bytes);
+        let jitter = self.jitter.as_micros() as u64;
         while !bytes.is_empty() {
+            let late = Duration::from_micros(self.entropy.next_u64() % (jitter + 1));
+            let when = (self.now.mono + self.delay + late).max(self.pipes[at].last);
+            self.pipes[at].last = when;
             let most = if self.entropy.next_u32() % 8 == 0 { 40 } else { 20_000 };
             let len = (self.entropy.next_u32() as usize % most + 1).min(bytes.len());
             let (chunk, rest) = bytes.split_at(len);
@@ -398,10 +437,10 @@ impl World {
             Output::Dial { transport, host, .. } => self.dial(at, transport, &host),
             Output::Close { transport, bytes } => {
                 self.put((at, transport), &bytes);
-                let when = self.now.mono + self.delay;
                 // What comes the other way reaches nobody.
                 self.pipes.retain(|pipe| pipe.to != (at, transport));
                 for pipe in self.pipes.iter_mut().filter(|pipe| pipe.from == (at, transport)) {
+                    let when = (self.now.mono + self.delay).max(pipe.last);
                     pipe.end.get_or_insert(when);
                 }
             }
@@ -412,6 +451,7 @@ impl World {
             }
             Output::NewSession(key, fields) => process.accepted.push_back((key, fields)),
             Output::Item(key, Item::Message(message)) => {
+                assert!(!process.ended.contains_key(&key), "{key}: a message after the end");
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 process.messages.entry(key).or_default().push(text);
             }
@@ -453,6 +493,7 @@ impl World {
                 queue: VecDeque::new(),
                 end: None,
                 stalled: false,
+                last: self.now.mono,
                 tap,
                 link,
             });
@@ -484,13 +525,46 @@ impl World {
         }
     }
 
+    /// Breaks one link, chosen by number: what is under way is lost.
+    pub fn break_link(&mut self, number: usize) {
+        if self.pipes.is_empty() {
+            return;
+        }
+        let (a, b) =
+            (self.pipes[number % self.pipes.len()].from, self.pipes[number % self.pipes.len()].to);
+        self.pipes.retain(|pipe| ![pipe.from, pipe.to].contains(&a));
+        for (at, transport) in [a, b] {
+            self.processes[at].node.handle_disconnected(transport, "cut", self.now);
+        }
+        self.settle();
+    }
+
+    /// One direction of a link, chosen by number, falls silent, or all speak again.
+    pub fn silence(&mut self, number: Option<usize>) {
+        match number {
+            Some(number) if !self.pipes.is_empty() => {
+                let at = number % self.pipes.len();
+                self.pipes[at].stalled = true;
+            }
+            Some(_) => {}
+            None => self.pipes.iter_mut().for_each(|pipe| pipe.stalled = false),
+        }
+    }
+
     /// Kills a process: it says nothing, its memory is gone.
     pub fn kill(&mut self, process: usize) {
         self.processes[process].up = false;
+        self.processes[process].paused = false;
         self.cut(process);
         let dead = &mut self.processes[process];
         dead.node = new_node(&dead.name, dead.seed);
         dead.apps.clear();
+        // The next life counts sessions from the beginning.
+        dead.accepted.clear();
+        dead.messages.clear();
+        dead.events.clear();
+        dead.credit.clear();
+        dead.ended.clear();
     }
 
     /// Starts a killed process again, as a node without apps.
