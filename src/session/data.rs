@@ -119,6 +119,19 @@ impl Session {
         }
     }
 
+    /// The session ends: what was acknowledged and waited behind gaps is given out.
+    pub(super) fn finish_receivers(&mut self) {
+        for (source, mut receiver) in std::mem::take(&mut self.receivers) {
+            let Some(name) = self.roster.names().find(|name| name.encoded() == source).cloned()
+            else {
+                continue;
+            };
+            let mut out = Vec::new();
+            receiver.finish(&mut out);
+            self.handle_receiver(&name, out);
+        }
+    }
+
     /// Somebody is there to send to.
     pub(super) fn flush_kept(&mut self, cx: &Context<'_>) {
         let receivers: Vec<Name> = self.roster.receivers().cloned().collect();

@@ -638,6 +638,7 @@ impl Session {
             Phase::Ended => return,
         };
         self.abort_tasks();
+        self.finish_receivers();
         for op in self.sender.abandon() {
             self.done(Some(op), Err(Error::Closed(format!("session closed: {reason}"))));
         }

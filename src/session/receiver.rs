@@ -111,6 +111,16 @@ impl Receiver {
         self.deliver(out);
     }
 
+    /// Nothing more will come: gives out what waited behind gaps, since it was acknowledged.
+    pub(super) fn finish(&mut self, out: &mut Vec<Output>) {
+        self.wanted.clear();
+        while !self.ahead.is_empty() {
+            let next = self.next(self.last);
+            self.ahead.entry(next).or_insert(Arrival::Lost);
+            self.deliver(out);
+        }
+    }
+
     /// How far `id` is after the last one delivered.
     fn distance(&self, id: u32) -> u32 {
         id.wrapping_sub(self.last) & (MODULUS - 1)
@@ -214,6 +224,19 @@ mod tests {
         receiver.handle_timeout(start + Duration::from_secs(2), &mut out);
         let seen: Vec<_> = out.iter().map(show).collect();
         assert_eq!(seen, ["lost 1", "lost 2", "deliver 3"]);
+    }
+
+    #[test]
+    fn what_waits_behind_a_gap_is_given_out_in_the_end() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        receiver.last = 0x7fff_fffd;
+        arrive(&mut receiver, 0x7fff_ffff, now);
+        arrive(&mut receiver, 1, now);
+        let mut out = Vec::new();
+        receiver.finish(&mut out);
+        let seen: Vec<_> = out.iter().map(show).collect();
+        assert_eq!(seen, ["lost 2147483646", "deliver 2147483647", "lost 0", "deliver 1"]);
+        assert_eq!(receiver.poll_timeout(), None);
     }
 
     #[test]

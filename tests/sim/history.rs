@@ -393,6 +393,8 @@ impl History {
         client_state.dead = false;
         match client_state.connection {
             Some(_) => self.subscribe(client, &name),
+            // It subscribes when the connection is there.
+            None if self.calls.iter().any(|call| call.what == What::Connect(client)) => {}
             None => self.connect(client),
         }
     }
@@ -692,6 +694,7 @@ impl History {
 
     fn has_settled(&self) -> bool {
         let connected = |c: &Client| c.node.is_none() || c.connection.is_some();
+        // Routes are set at once after that.
         let linked = self.nodes.len() == 1 || self.uplinks.iter().all(|u| u.0.is_some());
         linked
             && self.clients.iter().all(connected)
@@ -824,7 +827,6 @@ impl History {
 
     fn absorb(&mut self) {
         self.accept();
-        self.set_routes();
         for talk in 0..self.talks.len() {
             for side in [0, 1] {
                 self.absorb_end(talk, side);
@@ -846,6 +848,7 @@ impl History {
                 }
             }
         }
+        self.set_routes();
     }
 
     fn accept(&mut self) {
