@@ -70,8 +70,8 @@ impl Session {
                 self.out.push(Output::Send(empty));
             }
             Verdict::Taken => {}
-            Verdict::OutOfWindow => {
-                log::debug!("session {}: number {message_id} is out of the window", self.id);
+            Verdict::OutOfWindow | Verdict::TooLate => {
+                log::debug!("session {}: number {message_id} was not taken: {verdict:?}", self.id);
             }
         }
         self.handle_receiver(source, out);

@@ -1,6 +1,6 @@
 //! The receiving half of one sender's data: order, duplicates, gaps (spec 03 section 9).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::{ReceivedMessage, Retry};
@@ -36,6 +36,8 @@ pub(super) enum Verdict {
     Taken,
     /// It is too far ahead to be kept: say nothing, and it will come again.
     OutOfWindow,
+    /// It comes after the application was told that it is lost: an acknowledgement would be a lie.
+    TooLate,
 }
 
 /// The receiving half of one sender's data in a reliable session.
@@ -47,6 +49,8 @@ pub(super) struct Receiver {
     /// What arrived after a gap, by number.
     ahead: BTreeMap<u32, Arrival>,
     wanted: BTreeMap<u32, Wanted>,
+    /// The numbers that were given up last; a sender cannot repeat more.
+    lost: VecDeque<u32>,
 }
 
 #[derive(Debug)]
@@ -58,7 +62,13 @@ struct Wanted {
 impl Receiver {
     /// A receiver that expects number 1 first.
     pub(super) fn new(retry: Retry) -> Receiver {
-        Receiver { retry, last: 0, ahead: BTreeMap::new(), wanted: BTreeMap::new() }
+        Receiver {
+            retry,
+            last: 0,
+            ahead: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            lost: VecDeque::new(),
+        }
     }
 
     /// A message, or the news that there is none, arrived under `id`.
@@ -71,7 +81,8 @@ impl Receiver {
     ) -> Verdict {
         let distance = self.distance(id);
         if distance == 0 || distance > MODULUS / 2 {
-            return Verdict::Taken; // delivered before
+            let lost = self.lost.contains(&id);
+            return if lost { Verdict::TooLate } else { Verdict::Taken };
         }
         if distance > limits::RECEIVER_WINDOW {
             // What is asked for may still come, and this will come again.
@@ -134,10 +145,10 @@ impl Receiver {
         while let Some(arrival) = self.ahead.remove(&self.next(self.last)) {
             self.last = self.next(self.last);
             self.wanted.remove(&self.last);
-            out.push(match arrival {
-                Arrival::Message(message) => Output::Deliver(message),
-                Arrival::Lost => Output::Lost(self.last),
-            });
+            match arrival {
+                Arrival::Message(message) => out.push(Output::Deliver(message)),
+                Arrival::Lost => self.lose(out),
+            }
         }
     }
 
@@ -147,8 +158,17 @@ impl Receiver {
         self.last = (self.last + (numbers - told)) & (MODULUS - 1);
         for _ in 0..told {
             self.last = self.next(self.last);
-            out.push(Output::Lost(self.last));
+            self.lose(out);
         }
+    }
+
+    /// The number that is next is given up.
+    fn lose(&mut self, out: &mut Vec<Output>) {
+        if self.lost.len() == limits::RECEIVER_WINDOW as usize {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(self.last);
+        out.push(Output::Lost(self.last));
     }
 
     /// Asks for every number before `id` that is neither here nor asked for.
@@ -224,6 +244,9 @@ mod tests {
         receiver.handle_timeout(start + Duration::from_secs(2), &mut out);
         let seen: Vec<_> = out.iter().map(show).collect();
         assert_eq!(seen, ["lost 1", "lost 2", "deliver 3"]);
+        // Were it acknowledged now, its sender would be told that it was delivered.
+        assert_eq!(arrive(&mut receiver, 2, start), (Verdict::TooLate, vec![]));
+        assert_eq!(arrive(&mut receiver, 3, start), (Verdict::Taken, vec![]));
     }
 
     #[test]
