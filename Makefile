@@ -34,7 +34,7 @@ $(VENV)/ready: tests/interop/requirements.txt
 
 # What takes minutes: the live matrix and the simulated histories many times over.
 soak: $(HELLO) $(VENV)/ready
-	SLIM_SIM_SEEDS=20000 $(CARGO) test --release --features cli --test world
+	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
 
