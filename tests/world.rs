@@ -188,6 +188,27 @@ fn two_instances_of_one_service_can_talk() {
 }
 
 #[test]
+fn defect_10_two_instances_of_one_service_are_two_peers() {
+    let mut world = World::new(1);
+    let node = world.process("node");
+    let (a, b, c) = (world.process("first"), world.process("second"), world.process("client"));
+    let (first, second) = (world.app(a, "org/ns/svc"), world.app(b, "org/ns/svc"));
+    let client = world.app(c, "org/ns/client");
+    for (process, app) in [(a, first), (b, second), (c, client)] {
+        world.attach(process, app, node);
+    }
+    // Each is reached under its full name, and only it.
+    for (at, app) in [(a, first), (b, second)] {
+        let full = world.name(at, app).to_string();
+        let (ours, theirs) = world.open((c, client), at, &full, reliable(500, 3));
+        world.publish(c, ours, &full);
+        world.run(SECOND);
+        assert_eq!(world.messages(at, theirs), [full]);
+    }
+    assert_eq!([a, b].map(|at| world.processes[at].node.stats().sessions), [1, 1]);
+}
+
+#[test]
 fn c24_what_is_published_before_the_peer_has_joined_arrives_first_and_in_order() {
     for config in [reliable(500, 3), best_effort()] {
         let mut world = World::new(1);

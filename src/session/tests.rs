@@ -1,6 +1,8 @@
 //! Two apps that hand each other their messages, one by one: any of them may be lost, doubled,
 //! forged or late.
 
+mod defects;
+
 use super::app::{App, Output};
 use super::*;
 use crate::entropy::SeededEntropy;
