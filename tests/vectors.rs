@@ -178,7 +178,7 @@ fn routing_table_trace() {
         match str(op, "op") {
             "connect" => {}
             "subscribe" => {
-                let first = table.subscribe(connection, kind(op), name(), number());
+                let first = table.subscribe(connection, kind(op), name(), number()).unwrap();
                 assert_eq!(Value::from(first), op["first"], "{at}: {op}");
             }
             "unsubscribe" => match table.unsubscribe(connection, kind(op), name(), number()) {

@@ -336,6 +336,10 @@ impl Connection {
     fn after_feeding(&mut self) {
         self.session.consume_connection();
         let record = self.session.record();
+        if let Some((code, what)) = record.violation {
+            self.end_with(code, Error::Protocol(what.to_owned()));
+        }
+        let record = self.session.record();
         let excess = if record.oversized {
             Some(Error::HeaderListTooLong)
         } else if record.refused > limits::REFUSED_STREAMS {
@@ -359,9 +363,15 @@ impl Connection {
     }
 
     fn end_if(&mut self, error: Option<Error>) {
-        if self.error.is_none() && error.is_some() {
-            self.session.terminate(ffi::NGHTTP2_ENHANCE_YOUR_CALM);
-            self.error = error;
+        if let Some(error) = error {
+            self.end_with(ffi::NGHTTP2_ENHANCE_YOUR_CALM, error);
+        }
+    }
+
+    fn end_with(&mut self, code: u32, error: Error) {
+        if self.error.is_none() {
+            self.session.terminate(code);
+            self.error = Some(error);
         }
     }
 

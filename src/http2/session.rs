@@ -23,6 +23,7 @@ const END_STREAM: u8 = ffi::NGHTTP2_FLAG_END_STREAM as u8;
 const ACK: u8 = ffi::NGHTTP2_FLAG_ACK as u8;
 const DATA: u8 = ffi::NGHTTP2_DATA as u8;
 const HEADERS: u8 = ffi::NGHTTP2_HEADERS as u8;
+const PRIORITY: u8 = ffi::NGHTTP2_PRIORITY as u8;
 const RST_STREAM: u8 = ffi::NGHTTP2_RST_STREAM as u8;
 const PING: u8 = ffi::NGHTTP2_PING as u8;
 const GOAWAY: u8 = ffi::NGHTTP2_GOAWAY as u8;
@@ -75,6 +76,10 @@ pub(super) struct Record {
     pub(super) most_continuations: usize,
     /// Further streams that the peer tried to open.
     pub(super) refused: u32,
+    /// The peer has ended its side of our stream.
+    ended: bool,
+    /// A violation that nghttp2 lets pass: error code and what it was.
+    pub(super) violation: Option<(u32, &'static str)>,
     /// A GOAWAY that nghttp2 sent on its own: code and reason.
     pub(super) failed: Option<(u32, String)>,
     /// GOAWAY frames that we asked for and that are not yet sent.
@@ -111,6 +116,8 @@ impl Record {
             continuations: 0,
             most_continuations: 0,
             refused: 0,
+            ended: false,
+            violation: None,
             failed: None,
             goaways: 0,
             ping: None,
@@ -128,6 +135,23 @@ impl Record {
     /// Whether there is something to ask nghttp2 to send as DATA.
     pub(super) fn has_data(&self) -> bool {
         !self.queue.is_empty() || self.ending == Ending::Data
+    }
+
+    /// What nghttp2 takes for a late frame of a stream that it has forgotten, though it cannot be
+    /// one, and PRIORITY, which it does not look at (RFC 9113 sections 5.1, 5.1.1, 6.3).
+    fn check(&mut self, kind: u8, stream: i32) {
+        let server = self.role == Role::Server;
+        let violation = match kind {
+            PRIORITY if stream == 0 => (ffi::NGHTTP2_PROTOCOL_ERROR, "PRIORITY of stream 0"),
+            HEADERS if server && stream == self.stream && self.ended && self.over => {
+                (ffi::NGHTTP2_STREAM_CLOSED, "HEADERS after the end of the stream")
+            }
+            HEADERS if server && stream > 0 && stream < self.stream => {
+                (ffi::NGHTTP2_PROTOCOL_ERROR, "a new stream below an earlier one")
+            }
+            _ => return,
+        };
+        self.violation.get_or_insert(violation);
     }
 
     fn is_ours(&self, stream: i32) -> bool {
@@ -148,8 +172,13 @@ impl Record {
         });
         self.head_seen = true;
         if end_stream {
-            self.events.push(Event::EndOfStream);
+            self.on_end();
         }
+    }
+
+    fn on_end(&mut self) {
+        self.ended = true;
+        self.events.push(Event::EndOfStream);
     }
 
     fn on_reset(&mut self, code: u32) {
@@ -582,7 +611,9 @@ unsafe extern "C" fn on_begin_frame(
     user_data: *mut c_void,
 ) -> c_int {
     // SAFETY: nghttp2 passes a valid frame header.
-    let (record, kind) = unsafe { (record(user_data), (*header).type_) };
+    let (record, kind, stream) =
+        unsafe { (record(user_data), (*header).type_, (*header).stream_id) };
+    record.check(kind, stream);
     record.continuations = match kind {
         CONTINUATION => record.continuations.saturating_add(1),
         _ => 0,
@@ -653,7 +684,7 @@ unsafe extern "C" fn on_frame_recv(
     let end_stream = header.flags & END_STREAM != 0;
     match header.type_ {
         HEADERS if ours => record.on_headers(end_stream),
-        DATA if ours && end_stream => record.events.push(Event::EndOfStream),
+        DATA if ours && end_stream => record.on_end(),
         // SAFETY: the header says which variant it is.
         RST_STREAM if ours => record.on_reset(unsafe { (*frame).rst_stream.error_code }),
         PING if header.flags & ACK != 0 => {

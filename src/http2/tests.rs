@@ -860,6 +860,34 @@ fn violations_end_the_connection_with_the_right_code() {
     }
 }
 
+/// What nghttp2 lets pass, since it might be under way since before the stream ended.
+#[test]
+fn what_cannot_be_a_late_frame_ends_the_connection() {
+    let ended = || {
+        let mut server = raw_server();
+        let head = frame(HEADERS, END_HEADERS | END_STREAM, 5, &block(REQUEST));
+        server.receive(&head);
+        server.connection.respond(RESPONSE, true);
+        server.output();
+        server
+    };
+    let late = frame(HEADERS, END_HEADERS | END_STREAM, 5, &block(STATUS));
+    let cases = [(late, 5), (request_frame(3), 1), (frame(PRIORITY, 0, 0, &[0; 5]), 1)];
+    for (bytes, code) in cases {
+        let mut server = ended();
+        let result = server.try_receive(&bytes);
+        assert!(matches!(result, Err(Error::Protocol(_))), "{bytes:?} {result:?}");
+        let goaway = server.frames().pop().unwrap();
+        assert_eq!((goaway.kind, goaway.payload[7]), (GOAWAY, code), "{bytes:?}");
+    }
+    // Trailers that were under way when we reset the stream, and PRIORITY of it, are no violation.
+    let mut server = open_server();
+    server.connection.reset(8);
+    server.output();
+    server.receive(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(STATUS)));
+    server.receive(&frame(PRIORITY, 0, 1, &[0; 5]));
+}
+
 #[test]
 fn bad_header_compression_is_refused() {
     // vectors/http2/hpack.json, `must_refuse`.

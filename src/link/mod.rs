@@ -380,12 +380,15 @@ impl Link {
         let _ = frame.encode(None, None, usize::MAX, buffer);
         grpc::end_message(buffer, mark);
         let len = buffer.len() - before;
-        self.origins.push(Origin::Link, len);
+        self.origins.push(Origin::Own, len);
     }
 
-    /// Acknowledges a subscription.
+    /// Acknowledges a subscription. A peer that asks for more than it reads gets no more than
+    /// [`limits::WAITING_ACKS`].
     pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck) {
-        if self.is_up() {
+        if self.origins.own() >= limits::WAITING_ACKS {
+            log::debug!("an acknowledgement was dropped: too many wait");
+        } else if self.is_up() {
             let message_type = Some(crate::wire::MessageType::SubscriptionAck(ack));
             self.send_message(Message { message_type, ..Message::default() });
         }
@@ -449,6 +452,8 @@ impl Link {
         entropy: &mut dyn Entropy,
     ) {
         if self.is_closed() {
+            // Nobody reads the end of a stream that was reset.
+            self.lingers &= !matches!(event, http2::Event::Reset(_));
             return;
         }
         match event {

@@ -8,7 +8,9 @@ use crate::router::ConnectionId;
 /// Who produced bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The link itself, or nobody who waits for room.
+    /// The link itself: its negotiation, acknowledgements of subscriptions.
+    Own,
+    /// Nobody who waits for room.
     Link,
     /// Another link of this node: transit to this link alone.
     Transit(ConnectionId),
@@ -23,6 +25,11 @@ impl Origin {
     fn is_single(self) -> bool {
         matches!(self, Origin::Publish(..) | Origin::Fanout(_))
     }
+
+    /// Somebody wants to know when its bytes have left.
+    fn waits(self) -> bool {
+        !matches!(self, Origin::Own | Origin::Link)
+    }
 }
 
 /// First in, first out: where each origin's bytes end.
@@ -30,12 +37,16 @@ impl Origin {
 pub(super) struct Taken {
     appended: u64,
     waiting: VecDeque<(u64, Origin, usize)>,
+    own: usize,
 }
 
 impl Taken {
     /// `len` bytes of `origin` were appended.
     pub(super) fn push(&mut self, origin: Origin, len: usize) {
         self.appended += len as u64;
+        if origin == Origin::Own {
+            self.own += len;
+        }
         match self.waiting.back_mut() {
             Some((end, last, bytes)) if *last == origin && !origin.is_single() => {
                 *end = self.appended;
@@ -45,23 +56,30 @@ impl Taken {
         }
     }
 
+    /// Bytes of the link's own that have not left yet.
+    pub(super) fn own(&self) -> usize {
+        self.own
+    }
+
     /// `total` bytes have left the buffer since the beginning.
     pub(super) fn taken(&mut self, total: u64, mut each: impl FnMut(Origin, usize)) {
         while let Some((end, origin, bytes)) = self.waiting.front_mut() {
-            if *end > total {
-                // Neighbours of one origin are merged, so what has left of them is given back now.
-                let left = usize::try_from(*end - total).unwrap_or(usize::MAX);
-                if left < *bytes && !origin.is_single() {
-                    let gone = *bytes - left;
-                    *bytes = left;
-                    if *origin != Origin::Link {
-                        each(*origin, gone);
-                    }
-                }
-                return;
+            // Neighbours of one origin are merged, so what has left of them is given back now.
+            let left = usize::try_from(end.saturating_sub(total)).unwrap_or(usize::MAX);
+            let gone = match left {
+                0 => *bytes,
+                _ if origin.is_single() => return,
+                _ => bytes.saturating_sub(left),
+            };
+            *bytes -= gone;
+            if *origin == Origin::Own {
+                self.own -= gone;
             }
-            if *origin != Origin::Link {
-                each(*origin, *bytes);
+            if (gone > 0 || left == 0) && origin.waits() {
+                each(*origin, gone);
+            }
+            if left > 0 {
+                return;
             }
             self.waiting.pop_front();
         }
@@ -69,8 +87,9 @@ impl Taken {
 
     /// The link is over: everything is given back.
     pub(super) fn drop_all(&mut self, mut each: impl FnMut(Origin, usize)) {
+        self.own = 0;
         for (_, origin, bytes) in self.waiting.drain(..) {
-            if origin != Origin::Link {
+            if origin.waits() {
                 each(origin, bytes);
             }
         }
@@ -87,11 +106,15 @@ mod tests {
         let mut queue = Taken::default();
         queue.push(a, 10);
         queue.push(a, 5);
-        queue.push(Origin::Link, 3);
+        queue.push(Origin::Link, 1);
+        queue.push(Origin::Own, 2);
         queue.push(b, 7);
         let mut seen = Vec::new();
         queue.taken(12, |origin, bytes| seen.push((origin, bytes)));
         assert_eq!(seen, [(a, 12)]);
+        assert_eq!(queue.own(), 2);
+        queue.taken(17, |origin, bytes| seen.push((origin, bytes)));
+        assert_eq!(queue.own(), 1, "one of two bytes has left");
         queue.taken(18, |origin, bytes| seen.push((origin, bytes)));
         assert_eq!(seen, [(a, 12), (a, 3)]);
         queue.drop_all(|origin, bytes| seen.push((origin, bytes)));

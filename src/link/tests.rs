@@ -6,7 +6,7 @@ use crate::entropy::SeededEntropy;
 use crate::name::{Name, NameId};
 use crate::wire::{
     Link as WireLink, LinkNegotiationPayload, LinkType, MessageType, Publish, SessionHeader,
-    SlimHeader, Subscribe,
+    SlimHeader, Subscribe, SubscriptionAck,
 };
 use prost::Message as _;
 
@@ -453,6 +453,39 @@ fn a_lax_link_without_a_key_takes_what_is_not_signed() {
     assert_eq!(bench.frames(), 2);
     bench.send(&publish(SlimHeader { header_mac: Some(vec![1; 32]), ..header() }));
     assert_eq!(bench.frames(), 2, "a MAC, but no key");
+}
+
+#[test]
+fn acknowledgements_for_a_peer_that_does_not_read_them_end_at_their_limit() {
+    let (mut bench, _) = up(true);
+    let ack =
+        |number| SubscriptionAck { subscription_id: number, success: true, ..Default::default() };
+    for number in 0..100_000 {
+        bench.link.send_ack(ack(number + (1 << 60)));
+    }
+    let waiting = bench.link.backlog();
+    assert!(waiting >= limits::WAITING_ACKS && waiting < limits::WAITING_ACKS + 100, "{waiting}");
+    bench.exchange();
+    bench.link.send_ack(ack(7));
+    bench.exchange();
+    let last = bench.messages.last().unwrap();
+    assert_eq!(
+        last.message_type,
+        Some(MessageType::SubscriptionAck(ack(7))),
+        "there is room again"
+    );
+}
+
+#[test]
+fn a_reset_ends_the_waiting_for_a_peer_that_was_refused() {
+    let head = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/x")];
+    let peer = http2::Connection::client(&head);
+    let mut bench = Bench::new(Link::accept(config(true), now()), peer);
+    bench.exchange();
+    assert!(bench.link.is_closed() && bench.link.lingers());
+    // Its side is still open: it was in the middle of something.
+    bench.link.handle_bytes(&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8], now(), &mut bench.entropy);
+    assert!(!bench.link.lingers());
 }
 
 #[test]

@@ -198,9 +198,15 @@ impl Node {
                 (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
             }
         }
-        let Some(entry) = self.transports.get(&transport).filter(|t| !t.lingers) else { return };
-        let at = entry.link.as_ref().and_then(Link::poll_timeout);
-        self.timers.set(Timer::Transport(transport), at);
+        let Some(entry) = self.transports.get(&transport) else { return };
+        match (&entry.link, entry.lingers) {
+            (Some(link), true) if !link.lingers() => self.close_transport(transport),
+            (_, true) => {}
+            (link, false) => {
+                let at = link.as_ref().and_then(Link::poll_timeout);
+                self.timers.set(Timer::Transport(transport), at);
+            }
+        }
     }
 
     fn link_up(

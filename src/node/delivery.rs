@@ -108,7 +108,7 @@ impl Node {
         };
         let limit = match origin {
             Origin::Transit(_) | Origin::Fanout(_) => limits::MAX_RECEIVED_MESSAGE,
-            Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
+            Origin::Own | Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
         };
         let before = link.backlog();
         let result = link.send(frame, Some(from.0), origin, limit, now);

@@ -106,7 +106,7 @@ impl Router {
         subscription_id: u64,
     ) -> Result<(), RouteError> {
         let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
-        self.table.subscribe(connection, kind, name, subscription_id);
+        self.table.subscribe(connection, kind, name, subscription_id)?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::{ConnectionId, ConnectionKind};
+use crate::limits;
 use crate::name::{EncodedName, NameId};
 
 /// In which order kinds are tried when one of several receivers is to be found.
@@ -23,8 +24,16 @@ pub const NEAREST_FIRST: Preference =
 pub struct Table {
     preference: Preference,
     prefixes: HashMap<[u64; 3], Prefix>,
-    /// Every name of a connection, with the ids under which it subscribed.
-    records: HashMap<ConnectionId, HashMap<EncodedName, HashSet<u64>>>,
+    records: HashMap<ConnectionId, Record>,
+}
+
+/// What one connection has subscribed.
+#[derive(Debug, Default)]
+struct Record {
+    /// Its names (three hashes, then the id) with the numbers under which it subscribed each.
+    names: HashMap<[u64; 3], HashMap<NameId, HashSet<u64>>>,
+    /// Numbers in all of it.
+    count: usize,
 }
 
 impl Default for Table {
@@ -40,22 +49,29 @@ impl Table {
     }
 
     /// Adds a subscription. `true`: this is the first connection of its kind for the name.
+    ///
+    /// Fails when the connection has [`limits::SUBSCRIPTIONS`] of them.
     pub fn subscribe(
         &mut self,
         connection: ConnectionId,
         kind: ConnectionKind,
         name: EncodedName,
         subscription_id: u64,
-    ) -> bool {
-        let ids = self.records.entry(connection).or_default().entry(name).or_default();
+    ) -> Result<bool, TableError> {
+        let record = self.records.entry(connection).or_default();
+        let full = record.count >= limits::SUBSCRIPTIONS;
+        if full && !record.has(name, subscription_id) {
+            return Err(TableError::TooManySubscriptions);
+        }
+        let ids = record.names.entry(name.components).or_default().entry(name.id).or_default();
         let known = !ids.is_empty();
-        ids.insert(subscription_id);
+        record.count += usize::from(ids.insert(subscription_id));
         if known {
-            return false;
+            return Ok(false);
         }
         let prefix = self.prefixes.entry(name.components).or_default();
         prefix.all.add(connection, kind);
-        prefix.ids.entry(name.id).or_default().add(connection, kind)
+        Ok(prefix.ids.entry(name.id).or_default().add(connection, kind))
     }
 
     /// Takes a subscription back. `true`: no connection of its kind is left for the name.
@@ -71,20 +87,25 @@ impl Table {
             return Err(TableError::IdNotFound(name.id));
         }
         let unknown = TableError::SubscriptionIdNotFound(subscription_id);
-        let names = self.records.get_mut(&connection).ok_or_else(|| unknown.clone())?;
-        let ids = names.get_mut(&name).ok_or_else(|| unknown.clone())?;
+        let record = self.records.get_mut(&connection).ok_or_else(|| unknown.clone())?;
+        let names = record.names.get_mut(&name.components).ok_or_else(|| unknown.clone())?;
+        let ids = names.get_mut(&name.id).ok_or_else(|| unknown.clone())?;
         if !ids.remove(&subscription_id) {
             return Err(unknown);
         }
+        record.count -= 1;
         if !ids.is_empty() {
             return Ok(false);
         }
-        names.remove(&name);
-        let another_id = names.keys().any(|other| other.components == name.components);
-        if names.is_empty() {
+        names.remove(&name.id);
+        let last_id = names.is_empty();
+        if last_id {
+            record.names.remove(&name.components);
+        }
+        if record.names.is_empty() {
             self.records.remove(&connection);
         }
-        Ok(self.forget(connection, kind, name, !another_id))
+        Ok(self.forget(connection, kind, name, last_id))
     }
 
     /// The ids under which a connection subscribed a name.
@@ -95,7 +116,7 @@ impl Table {
     ) -> impl Iterator<Item = u64> + '_ {
         self.records
             .get(&connection)
-            .and_then(|names| names.get(&name))
+            .and_then(|record| record.names.get(&name.components)?.get(&name.id))
             .into_iter()
             .flatten()
             .copied()
@@ -107,8 +128,13 @@ impl Table {
         connection: ConnectionId,
         kind: ConnectionKind,
     ) -> Vec<EncodedName> {
-        let names = self.records.remove(&connection).unwrap_or_default();
-        let mut lost: Vec<EncodedName> = names.into_keys().collect();
+        let names = self.records.remove(&connection).unwrap_or_default().names;
+        let mut lost: Vec<EncodedName> = names
+            .into_iter()
+            .flat_map(|(components, ids)| {
+                ids.into_keys().map(move |id| EncodedName { components, id })
+            })
+            .collect();
         lost.sort();
         for name in &lost {
             self.forget(connection, kind, *name, true);
@@ -182,6 +208,13 @@ impl Table {
             self.prefixes.remove(&name.components);
         }
         last
+    }
+}
+
+impl Record {
+    fn has(&self, name: EncodedName, subscription_id: u64) -> bool {
+        let ids = self.names.get(&name.components).and_then(|names| names.get(&name.id));
+        ids.is_some_and(|ids| ids.contains(&subscription_id))
     }
 }
 
@@ -277,6 +310,8 @@ pub enum TableError {
     IdNotFound(NameId),
     /// This connection did not subscribe the name under this number.
     SubscriptionIdNotFound(u64),
+    /// This connection has as many subscriptions as it may have. Ours alone.
+    TooManySubscriptions,
 }
 
 impl fmt::Display for TableError {
@@ -286,6 +321,9 @@ impl fmt::Display for TableError {
             TableError::IdNotFound(id) => write!(f, "id not found: {id}"),
             TableError::SubscriptionIdNotFound(id) => {
                 write!(f, "subscription id not found: {id}")
+            }
+            TableError::TooManySubscriptions => {
+                write!(f, "the connection has {} subscriptions, no more", limits::SUBSCRIPTIONS)
             }
         }
     }

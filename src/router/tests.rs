@@ -87,3 +87,26 @@ fn nothing_is_left_of_a_connection_that_went() {
     router.disconnect(ConnectionId(1));
     assert!(router.table.is_empty());
 }
+
+#[test]
+fn the_subscriptions_of_a_connection_end_at_their_limit() {
+    let mut router = router();
+    let limit = crate::limits::SUBSCRIPTIONS as u64;
+    for number in 0..limit {
+        router.subscribe(ConnectionId(1), name("s", u128::from(number / 2)), number).unwrap();
+    }
+    let error = router.subscribe(ConnectionId(1), name("t", 1), 1).unwrap_err();
+    assert_eq!(error.to_string(), "the connection has 65536 subscriptions, no more");
+    assert_eq!(router.names() as u64, limit / 2);
+    router.subscribe(ConnectionId(1), name("s", 0), 0).unwrap();
+    router.subscribe(ConnectionId(2), name("t", 1), 1).unwrap();
+    router.unsubscribe(ConnectionId(1), name("s", 0), 0).unwrap();
+    router.subscribe(ConnectionId(1), name("t", 1), 1).unwrap();
+    // Taking back is not slower when there are many: each looks at its own name alone.
+    for number in 1..limit {
+        router.unsubscribe(ConnectionId(1), name("s", u128::from(number / 2)), number).unwrap();
+    }
+    router.disconnect(ConnectionId(1));
+    router.disconnect(ConnectionId(2));
+    assert!(router.table.is_empty());
+}
