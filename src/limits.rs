@@ -84,10 +84,17 @@ pub const NAME_LEN: usize = 4096;
 pub const VERIFIED_TOKENS: usize = 1024;
 /// What a message has besides payload, type and metadata: names, token, numbers, signatures.
 pub const MESSAGE_OVERHEAD: usize = 32 * 1024;
+/// Subscriptions of one connection: each name under each number.
+pub const SUBSCRIPTIONS: usize = 65_536;
+/// Bytes of acknowledgements of subscriptions that may wait for one link; those beyond are dropped,
+/// and who misses one asks again.
+pub const WAITING_ACKS: usize = 64 * 1024;
 /// Bytes read from a socket at a time; links are flushed after each.
 pub const READ_BUFFER: usize = 128 * 1024;
-/// Bytes read from one socket before the others get their turn.
+/// Bytes read from one socket in one turn of the loop; then the others get theirs.
 pub const READ_BUDGET: usize = 256 * 1024;
+/// Connections accepted from one listener in one turn of the loop.
+pub const ACCEPT_BUDGET: usize = 64;
 /// How long a closed socket may take to write its last bytes and see the peer's end.
 pub const LINGER: Duration = Duration::from_secs(2);
 

@@ -13,7 +13,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use super::resolve::resolve;
-use super::socket::{Progress, Socket, State};
+use super::socket::{Progress, Socket, State, WoundUp};
 use super::{Answer, AppShared, Command, Completion, OpSlot, Reply, SessionShared, Timeout};
 use crate::clock::Now;
 use crate::config::ServerConfig;
@@ -145,8 +145,9 @@ struct EventLoop {
     sessions: HashMap<SessionKey, Arc<SessionShared>>,
     ops: HashMap<OpId, Completion>,
     next_op: u64,
-    /// Sockets that may have more to read, though the kernel will not say so again.
-    run_again: VecDeque<TransportId>,
+    /// Sockets that have something to read, each once: those that had their share of a turn stay
+    /// for the next, since the kernel will not say so again.
+    to_read: Vec<TransportId>,
     buffer: Vec<u8>,
     stopping: Option<Instant>,
     /// Accepting failed for lack of something: it is tried again then.
@@ -168,8 +169,8 @@ impl EventLoop {
             sessions: HashMap::new(),
             ops: HashMap::new(),
             next_op: 0,
-            run_again: VecDeque::new(),
-            buffer: Vec::new(),
+            to_read: Vec::new(),
+            buffer: vec![0; limits::READ_BUFFER],
             stopping: None,
             accept_again: None,
         }
@@ -178,37 +179,43 @@ impl EventLoop {
     fn run(&mut self) {
         let mut events = Events::with_capacity(256);
         loop {
-            let timeout = self.timeout();
-            if let Err(error) = self.poll.poll(&mut events, timeout) {
-                if error.kind() != std::io::ErrorKind::Interrupted {
-                    log::error!("waiting for sockets failed: {error}");
-                }
-            }
-            let now = now();
-            self.take_commands(now);
-            for event in &events {
-                self.on_event(event, now);
-            }
-            for transport in std::mem::take(&mut self.run_again) {
-                self.read(transport, now);
-            }
-            self.check_deadlines(now);
-            if self.accept_again.is_some_and(|at| at <= now.mono) {
-                self.accept_again = None;
-                for token in self.listeners.keys().copied().collect::<Vec<_>>() {
-                    self.accept(token, now);
-                }
-            }
-            self.node.handle_timeout(now);
-            self.carry_out(now);
+            let now = self.turn(&mut events);
             if self.stopping.is_some_and(|at| self.sockets.is_empty() || at <= now.mono) {
                 return;
             }
         }
     }
 
+    /// Waits for something and does what there is to do: of each socket at most its share.
+    fn turn(&mut self, events: &mut Events) -> Now {
+        let timeout = self.timeout();
+        if let Err(error) = self.poll.poll(events, timeout) {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                log::error!("waiting for sockets failed: {error}");
+            }
+        }
+        let now = now();
+        self.take_commands(now);
+        for event in &*events {
+            self.on_event(event, now);
+        }
+        for transport in std::mem::take(&mut self.to_read) {
+            self.read(transport, now);
+        }
+        self.check_deadlines(now);
+        if self.accept_again.is_some_and(|at| at <= now.mono) {
+            self.accept_again = None;
+            for token in self.listeners.keys().copied().collect::<Vec<_>>() {
+                self.accept(token, now);
+            }
+        }
+        self.node.handle_timeout(now);
+        self.carry_out(now);
+        now
+    }
+
     fn timeout(&self) -> Option<Duration> {
-        if !self.run_again.is_empty() {
+        if !self.to_read.is_empty() {
             return Some(Duration::ZERO);
         }
         let sockets = self.sockets.values().filter_map(Socket::deadline);
@@ -258,34 +265,46 @@ impl EventLoop {
                     self.flush(transport, now);
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    self.read(transport, now);
+                    self.read_later(transport);
                 }
             }
-            State::Closing { .. } => self.wind_up(transport),
+            State::Closing { .. } => self.read_later(transport),
         }
     }
 
-    /// Reads until the socket is drained or has had its share of this turn.
-    fn read(&mut self, transport: TransportId, now: Now) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; limits::READ_BUFFER];
+    /// Has a socket read after this turn's events, or in the next turn; once, however often it was
+    /// asked for.
+    fn read_later(&mut self, transport: TransportId) {
+        if let Some(socket) = self.sockets.get_mut(&transport) {
+            if !std::mem::replace(&mut socket.to_read, true) {
+                self.to_read.push(transport);
+            }
         }
+    }
+
+    /// Reads until the socket is drained or has had its share of this turn: at most
+    /// [`limits::READ_BUDGET`].
+    fn read(&mut self, transport: TransportId, now: Now) {
         let mut budget = limits::READ_BUDGET;
         while let Some(socket) = self.sockets.get_mut(&transport) {
-            if !matches!(socket.state, State::Open) {
-                return;
+            socket.to_read = false;
+            match socket.state {
+                State::Connecting { .. } => return,
+                State::Open => {}
+                State::Closing { .. } => return self.wind_up(transport),
             }
-            match socket.read(&mut self.buffer) {
+            let share = budget.min(self.buffer.len());
+            match socket.read(&mut self.buffer[..share]) {
                 Progress::Bytes(len) => {
-                    let drained = len < self.buffer.len() && !socket.hangup;
+                    let drained = len < share && !socket.hangup;
                     self.node.handle_bytes(transport, &self.buffer[..len], now);
                     self.carry_out(now);
                     if drained {
                         return;
                     }
-                    budget = budget.saturating_sub(len);
+                    budget -= len;
                     if budget == 0 {
-                        return self.run_again.push_back(transport);
+                        return self.read_later(transport);
                     }
                 }
                 Progress::Blocked => return,
@@ -321,7 +340,7 @@ impl EventLoop {
     }
 
     fn accept(&mut self, token: Token, now: Now) {
-        loop {
+        for _ in 0..limits::ACCEPT_BUDGET {
             let Some(listener) = self.listeners.get(&token) else { return };
             let options = listener.options;
             match listener.socket.accept() {
@@ -339,6 +358,7 @@ impl EventLoop {
                 }
             }
         }
+        self.accept_again = Some(now.mono);
     }
 
     fn add_socket(&mut self, transport: TransportId, mut socket: Socket, now: Now) {
@@ -421,9 +441,11 @@ impl EventLoop {
     }
 
     fn wind_up(&mut self, transport: TransportId) {
-        let done = self.sockets.get_mut(&transport).is_some_and(Socket::wind_up);
-        if done {
-            self.remove_socket(transport);
+        let Some(socket) = self.sockets.get_mut(&transport) else { return };
+        match socket.wind_up(&mut self.buffer) {
+            WoundUp::Done => self.remove_socket(transport),
+            WoundUp::Waiting => {}
+            WoundUp::OutOfBudget => self.read_later(transport),
         }
     }
 
@@ -650,4 +672,67 @@ impl EventLoop {
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { mono: Instant::now(), unix }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A link that never stops sending is read in shares, turn by turn, however often the kernel
+    /// says that there is more.
+    #[test]
+    fn a_turn_takes_no_more_than_its_share_from_one_link() {
+        let poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), WAKER).unwrap();
+        let (commands, receiver) = crossbeam_channel::unbounded();
+        let shared =
+            Shared { commands, waker, awake: AtomicBool::new(false), stopped: OpSlot::new() };
+        let options = crate::node::NodeOptions {
+            identity: crate::link::Identity {
+                version: crate::protocol_version(),
+                node_id: "node".to_owned(),
+                deployment_name: String::new(),
+            },
+            gateway: crate::router::Gateway::Off,
+            binding: crate::identity::Binding::parse(None),
+        };
+        let node = Node::new(options, Box::new(crate::entropy::SystemEntropy));
+        let mut event_loop = EventLoop::new(node, poll, receiver, Arc::new(shared));
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let options = AcceptOptions {
+            require_header_mac: true,
+            negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
+            ping_after: Duration::ZERO,
+            ping_timeout: Duration::ZERO,
+        };
+        let transport = event_loop.node.accept(options, now());
+        let ours = Socket::new(TcpStream::from_std(ours), State::Open);
+        event_loop.add_socket(transport, ours, now());
+
+        let pings = 5 * limits::READ_BUDGET / 17;
+        let flood = std::thread::spawn(move || {
+            peer.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+            // Answers to PINGs that were never sent mean nothing.
+            let pong = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+            peer.write_all(&pong.repeat(pings)).unwrap();
+            peer
+        });
+        let mut events = Events::with_capacity(16);
+        let (mut turns, mut before) = (0, 0);
+        while before < (33 + pings * 17) as u64 {
+            event_loop.turn(&mut events);
+            turns += 1;
+            let after = event_loop.sockets[&transport].bytes_read;
+            assert!(after - before <= limits::READ_BUDGET as u64, "turn {turns}: {before} {after}");
+            before = after;
+        }
+        drop(flood.join().unwrap());
+        assert!(turns >= 5);
+    }
 }

@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
+use crate::limits;
+
 /// How far a socket has come.
 pub(super) enum State {
     /// Being connected, until then; these addresses may be tried after this one.
@@ -24,6 +26,22 @@ pub(super) struct Socket {
     pub(super) writable: bool,
     /// The kernel has said that the peer sends no more.
     pub(super) hangup: bool,
+    /// The loop will read it by itself.
+    pub(super) to_read: bool,
+    /// Bytes that were ever read.
+    #[cfg(test)]
+    pub(super) bytes_read: u64,
+}
+
+/// How far a closing socket has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WoundUp {
+    /// It can be closed.
+    Done,
+    /// The kernel will say when there is more to do.
+    Waiting,
+    /// The peer still sends; others get their turn first.
+    OutOfBudget,
 }
 
 /// What came of reading or writing.
@@ -42,7 +60,15 @@ impl Socket {
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("TCP_NODELAY: {error}");
         }
-        Socket { stream, state, writable: false, hangup: false }
+        Socket {
+            stream,
+            state,
+            writable: false,
+            hangup: false,
+            to_read: false,
+            #[cfg(test)]
+            bytes_read: 0,
+        }
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Progress {
@@ -51,6 +77,10 @@ impl Socket {
                 Ok(0) => Progress::Ended("the peer closed the connection".to_owned()),
                 Ok(len) => {
                     acknowledge_at_once(&self.stream);
+                    #[cfg(test)]
+                    {
+                        self.bytes_read += len as u64;
+                    }
                     Progress::Bytes(len)
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Blocked,
@@ -74,37 +104,43 @@ impl Socket {
         }
     }
 
-    /// Writes what is left and half-closes. `true`: the socket is done with.
-    pub(super) fn wind_up(&mut self) -> bool {
+    /// Writes what is left, half-closes, and waits for the peer's end; what the peer still sends is
+    /// read into `nowhere`, at most [`limits::READ_BUDGET`] of it at a time.
+    pub(super) fn wind_up(&mut self, nowhere: &mut [u8]) -> WoundUp {
         loop {
-            let State::Closing { bytes, .. } = &self.state else { return false };
+            let State::Closing { bytes, .. } = &mut self.state else { return WoundUp::Done };
             if bytes.is_empty() {
                 break;
             }
-            let bytes = bytes.clone();
-            match self.write(&bytes) {
-                Progress::Bytes(len) => {
-                    if let State::Closing { bytes, .. } = &mut self.state {
-                        bytes.drain(..len);
-                    }
-                }
-                Progress::Blocked => return self.hangup,
-                Progress::Ended(_) => return true,
+            let mut left = std::mem::take(bytes);
+            let progress = self.write(&left);
+            if let Progress::Bytes(len) = progress {
+                left.drain(..len);
+            }
+            if let State::Closing { bytes, .. } = &mut self.state {
+                *bytes = left;
+            }
+            match progress {
+                Progress::Bytes(_) => {}
+                Progress::Blocked if !self.hangup => return WoundUp::Waiting,
+                Progress::Blocked | Progress::Ended(_) => return WoundUp::Done,
             }
         }
         // The peer gets everything, and its own end is waited for, or the kernel might throw away
         // what we just wrote.
         if self.hangup || self.stream.shutdown(Shutdown::Write).is_err() {
-            return true;
+            return WoundUp::Done;
         }
-        let mut nowhere = [0; 4096];
-        loop {
-            match self.read(&mut nowhere) {
-                Progress::Bytes(_) => {}
-                Progress::Blocked => return false,
-                Progress::Ended(_) => return true,
+        let mut budget = limits::READ_BUDGET;
+        while budget > 0 {
+            let share = budget.min(nowhere.len());
+            match self.read(&mut nowhere[..share]) {
+                Progress::Bytes(len) => budget -= len,
+                Progress::Blocked => return WoundUp::Waiting,
+                Progress::Ended(_) => return WoundUp::Done,
             }
         }
+        WoundUp::OutOfBudget
     }
 
     /// When the loop must look at the socket again, whatever happens.
@@ -138,3 +174,35 @@ fn acknowledge_at_once(stream: &TcpStream) {
 
 #[cfg(not(target_os = "linux"))]
 fn acknowledge_at_once(_: &TcpStream) {}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A closing socket whose peer sends and sends, and never reads, is given up in shares.
+    #[test]
+    fn a_peer_that_goes_on_sending_gets_its_share_of_a_closing_socket_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        // Blocking, so that the socket never says that there is nothing more.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let state = State::Closing { bytes: b"the end".to_vec(), deadline };
+        let mut socket = Socket::new(TcpStream::from_std(ours), state);
+        let flood = std::thread::spawn(move || {
+            peer.write_all(&vec![7; limits::READ_BUDGET * 2 + 1]).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            let mut got = Vec::new();
+            peer.read_to_end(&mut got).unwrap();
+            got
+        });
+        let mut buffer = vec![0; 1000];
+        assert_eq!(socket.wind_up(&mut buffer), WoundUp::OutOfBudget);
+        assert_eq!(socket.wind_up(&mut buffer), WoundUp::OutOfBudget);
+        assert_eq!(socket.wind_up(&mut buffer), WoundUp::Done, "one byte and the end");
+        assert_eq!(flood.join().unwrap(), b"the end");
+    }
+}
