@@ -3,9 +3,11 @@
 CARGO ?= cargo
 PYTHON ?= python3
 CC ?= cc
+GO ?= go
 VENV := target/venv
 RELEASE := target/release
 HELLO := target/examples-c/hello
+H2SPEC := target/h2spec/h2spec
 
 .PHONY: all demo test soak header lint clean
 
@@ -23,7 +25,7 @@ demo: $(HELLO)
 	@sh tests/demo.sh $(RELEASE)/slim $(HELLO)
 
 # Every test, the published implementation as a live peer included.
-test: $(HELLO) $(VENV)/ready
+test: $(HELLO) $(VENV)/ready $(H2SPEC)
 	$(CARGO) test --features cli --no-fail-fast
 
 # The published package, and what the hand-written peer needs.
@@ -32,9 +34,16 @@ $(VENV)/ready: tests/interop/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# What takes minutes: the live matrix and the simulated histories many times over.
+# The conformance suite of HTTP/2. Without Go its test is left out, except with CI=true.
+$(H2SPEC):
+	@GOBIN=$(CURDIR)/$(@D) $(GO) install github.com/summerwind/h2spec/cmd/h2spec@latest || \
+		{ echo "h2spec could not be built: its test is left out" >&2; [ "$$CI" != true ]; }
+
+# What takes minutes: the live matrix and the simulated histories many times over, hostile peers
+# measured more strictly.
 soak: $(HELLO) $(VENV)/ready
 	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
+	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
 

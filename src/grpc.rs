@@ -61,6 +61,11 @@ impl Decoder {
                 None => PREFIX,
             };
             let take = (wanted - self.partial.len()).min(bytes.len());
+            let len = self.partial.len();
+            if self.partial.capacity() < len + take {
+                // Twice what is there, but never more than the message needs.
+                self.partial.reserve_exact((len * 2).max(len + take).min(wanted) - len);
+            }
             self.partial.extend_from_slice(&bytes[..take]);
             bytes = &bytes[take..];
             if let Some(len) = message_len(&self.partial)? {
@@ -264,6 +269,22 @@ mod tests {
         assert_eq!(messages(&mut decoder, &[0, a, b, c, d, 1, 2]), Ok(vec![]));
         assert_eq!(decoder.partial(), PREFIX + 2);
         assert!(decoder.partial.capacity() < 100);
+    }
+
+    #[test]
+    fn an_unfinished_message_takes_no_more_than_its_length() {
+        let len = limits::MAX_RECEIVED_MESSAGE;
+        let [a, b, c, d] = (len as u32).to_be_bytes();
+        let mut decoder = Decoder::new();
+        assert_eq!(messages(&mut decoder, &[0, a, b, c, d]), Ok(vec![]));
+        let (mut most, mut moves) = (0, 0);
+        for _ in 0..len / 1024 - 1 {
+            let before = decoder.partial.capacity();
+            assert_eq!(messages(&mut decoder, &[7; 1024]), Ok(vec![]));
+            moves += usize::from(decoder.partial.capacity() != before);
+            most = most.max(decoder.partial.capacity());
+        }
+        assert!(most <= PREFIX + len && moves < 20, "{most} bytes, moved {moves} times");
     }
 
     #[test]

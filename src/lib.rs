@@ -84,7 +84,7 @@
 //!
 //! # The way of a message in
 //!
-//! The loop reads a socket, at most 128 KiB at a time, and feeds the link. HTTP/2 finds DATA, gRPC
+//! The loop reads a socket, at most 64 KiB a turn, and feeds the link. HTTP/2 finds DATA, gRPC
 //! finds messages, each becomes a [`wire::Frame`]. The link checks its MAC. The node validates it,
 //! counts the hop, and routes it: to other links, which encode it anew with their MAC, or to local
 //! apps. An app verifies control messages (token, signatures, binding, repetition) and hands the

@@ -89,10 +89,8 @@ pub const SUBSCRIPTIONS: usize = 65_536;
 /// Bytes of acknowledgements of subscriptions that may wait for one link; those beyond are dropped,
 /// and who misses one asks again.
 pub const WAITING_ACKS: usize = 64 * 1024;
-/// Bytes read from a socket at a time; links are flushed after each.
-pub const READ_BUFFER: usize = 128 * 1024;
 /// Bytes read from one socket in one turn of the loop; then the others get theirs.
-pub const READ_BUDGET: usize = 256 * 1024;
+pub const READ_BUDGET: usize = 64 * 1024;
 /// Connections accepted from one listener in one turn of the loop.
 pub const ACCEPT_BUDGET: usize = 64;
 /// How long a closed socket may take to write its last bytes and see the peer's end.

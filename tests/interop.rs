@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{free_port, hello, script, slim, wheel, Process, Turn, SECRET};
+use support::{free_port, hello, listening_port, script, slim, wheel, Process, Turn, SECRET};
 
 /// Whose program stands in a place.
 #[derive(Clone, Copy, PartialEq)]
@@ -52,10 +52,7 @@ impl Node {
         command.args(["--listen", &listen]).env("SLIM_IDENTITY_BINDING", binding);
         let process = Process::start("node", &mut command);
         let port = match who {
-            Ours => {
-                let line = process.wait_for("listener", |line| line.contains("listening on"));
-                line.rsplit(':').next().unwrap().parse().unwrap()
-            }
+            Ours => listening_port(&process),
             Wheel => {
                 process.wait_for("ready", |line| line.contains("ready"));
                 port

@@ -170,7 +170,7 @@ impl EventLoop {
             ops: HashMap::new(),
             next_op: 0,
             to_read: Vec::new(),
-            buffer: vec![0; limits::READ_BUFFER],
+            buffer: vec![0; limits::READ_BUDGET],
             stopping: None,
             accept_again: None,
         }
@@ -282,37 +282,29 @@ impl EventLoop {
         }
     }
 
-    /// Reads until the socket is drained or has had its share of this turn: at most
-    /// [`limits::READ_BUDGET`].
+    /// Reads a socket once: at most [`limits::READ_BUDGET`] bytes.
     fn read(&mut self, transport: TransportId, now: Now) {
-        let mut budget = limits::READ_BUDGET;
-        while let Some(socket) = self.sockets.get_mut(&transport) {
-            socket.to_read = false;
-            match socket.state {
-                State::Connecting { .. } => return,
-                State::Open => {}
-                State::Closing { .. } => return self.wind_up(transport),
+        let Some(socket) = self.sockets.get_mut(&transport) else { return };
+        socket.to_read = false;
+        match socket.state {
+            State::Connecting { .. } => return,
+            State::Open => {}
+            State::Closing { .. } => return self.wind_up(transport),
+        }
+        match socket.read(&mut self.buffer) {
+            Progress::Bytes(len) => {
+                let more = len == self.buffer.len() || socket.hangup;
+                self.node.handle_bytes(transport, &self.buffer[..len], now);
+                self.carry_out(now);
+                if more {
+                    self.read_later(transport);
+                }
             }
-            let share = budget.min(self.buffer.len());
-            match socket.read(&mut self.buffer[..share]) {
-                Progress::Bytes(len) => {
-                    let drained = len < share && !socket.hangup;
-                    self.node.handle_bytes(transport, &self.buffer[..len], now);
-                    self.carry_out(now);
-                    if drained {
-                        return;
-                    }
-                    budget -= len;
-                    if budget == 0 {
-                        return self.read_later(transport);
-                    }
-                }
-                Progress::Blocked => return,
-                Progress::Ended(cause) => {
-                    socket.hangup = true;
-                    self.node.handle_disconnected(transport, &cause, now);
-                    return self.carry_out(now);
-                }
+            Progress::Blocked => {}
+            Progress::Ended(cause) => {
+                socket.hangup = true;
+                self.node.handle_disconnected(transport, &cause, now);
+                self.carry_out(now);
             }
         }
     }

@@ -7,8 +7,6 @@ use std::time::Instant;
 
 use mio::net::TcpStream;
 
-use crate::limits;
-
 /// How far a socket has come.
 pub(super) enum State {
     /// Being connected, until then; these addresses may be tried after this one.
@@ -105,7 +103,7 @@ impl Socket {
     }
 
     /// Writes what is left, half-closes, and waits for the peer's end; what the peer still sends is
-    /// read into `nowhere`, at most [`limits::READ_BUDGET`] of it at a time.
+    /// read into `nowhere`, once.
     pub(super) fn wind_up(&mut self, nowhere: &mut [u8]) -> WoundUp {
         loop {
             let State::Closing { bytes, .. } = &mut self.state else { return WoundUp::Done };
@@ -131,16 +129,11 @@ impl Socket {
         if self.hangup || self.stream.shutdown(Shutdown::Write).is_err() {
             return WoundUp::Done;
         }
-        let mut budget = limits::READ_BUDGET;
-        while budget > 0 {
-            let share = budget.min(nowhere.len());
-            match self.read(&mut nowhere[..share]) {
-                Progress::Bytes(len) => budget -= len,
-                Progress::Blocked => return WoundUp::Waiting,
-                Progress::Ended(_) => return WoundUp::Done,
-            }
+        match self.read(nowhere) {
+            Progress::Bytes(_) => WoundUp::OutOfBudget,
+            Progress::Blocked => WoundUp::Waiting,
+            Progress::Ended(_) => WoundUp::Done,
         }
-        WoundUp::OutOfBudget
     }
 
     /// When the loop must look at the socket again, whatever happens.
@@ -177,7 +170,7 @@ fn acknowledge_at_once(_: &TcpStream) {}
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Shutdown, TcpListener};
+    use std::net::TcpListener;
     use std::time::Duration;
 
     use super::*;
@@ -192,17 +185,16 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(60);
         let state = State::Closing { bytes: b"the end".to_vec(), deadline };
         let mut socket = Socket::new(TcpStream::from_std(ours), state);
-        let flood = std::thread::spawn(move || {
-            peer.write_all(&vec![7; limits::READ_BUDGET * 2 + 1]).unwrap();
-            peer.shutdown(Shutdown::Write).unwrap();
-            let mut got = Vec::new();
-            peer.read_to_end(&mut got).unwrap();
-            got
-        });
-        let mut buffer = vec![0; 1000];
-        assert_eq!(socket.wind_up(&mut buffer), WoundUp::OutOfBudget);
-        assert_eq!(socket.wind_up(&mut buffer), WoundUp::OutOfBudget);
-        assert_eq!(socket.wind_up(&mut buffer), WoundUp::Done, "one byte and the end");
-        assert_eq!(flood.join().unwrap(), b"the end");
+        peer.write_all(&[7; 250]).unwrap();
+        let mut buffer = [0; 100];
+        for read in [100, 200, 250] {
+            assert_eq!(socket.wind_up(&mut buffer), WoundUp::OutOfBudget);
+            assert_eq!(socket.bytes_read, read);
+        }
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"the end");
+        drop(peer);
+        assert_eq!(socket.wind_up(&mut buffer), WoundUp::Done);
     }
 }

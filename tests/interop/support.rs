@@ -1,6 +1,8 @@
 //! Processes for the live tests: started with piped output, watched line by line, killed when they
 //! are dropped.
 
+#![allow(dead_code)] // each test uses its part
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -83,6 +85,11 @@ impl Process {
         self.lines.0.lock().unwrap().iter().filter(|line| line.contains(part)).count()
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal like "-TERM".
     pub fn signal(&mut self, signal: &str) {
         let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
@@ -136,6 +143,20 @@ fn python() -> PathBuf {
 
 pub fn slim() -> Command {
     Command::new(env!("CARGO_BIN_EXE_slim"))
+}
+
+/// Starts our node and waits until it listens; gives its port.
+pub fn node(command: &mut Command) -> (Process, u16) {
+    command.args(["node", "--listen", "127.0.0.1:0"]);
+    let process = Process::start("node", command);
+    let port = listening_port(&process);
+    (process, port)
+}
+
+/// What our node says it listens on.
+pub fn listening_port(process: &Process) -> u16 {
+    let line = process.wait_for("listener", |line| line.contains("listening on"));
+    line.rsplit(':').next().unwrap().parse().unwrap()
 }
 
 /// The C example, which `make test` builds.
