@@ -29,7 +29,8 @@
 //! # Order of what is sent
 //!
 //! Control frames overtake queued data. GOAWAY is one of them: it may stand in front of the DATA or
-//! the trailers that were queued before it, and does not end the stream.
+//! the trailers that were queued before it, and does not end the stream. The one of
+//! [`Connection::goaway_at_end`] waits for both.
 
 mod queue;
 mod session;
@@ -117,6 +118,8 @@ pub struct Connection {
     control: Vec<u8>,
     /// Queued by [`Connection::finish`] until the queue has drained.
     trailers: Option<Headers>,
+    /// The GOAWAY that follows the end of our side of the stream.
+    farewell: Option<u32>,
     /// Our side of the stream has its head: data and trailers may follow.
     open: bool,
     error: Option<Error>,
@@ -157,7 +160,14 @@ impl Connection {
             (ffi::NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, limits::MAX_HEADER_LIST as u32),
         ]);
         session.set_connection_window(limits::CONNECTION_WINDOW);
-        Connection { session, control: Vec::new(), trailers: None, open: false, error: None }
+        Connection {
+            session,
+            control: Vec::new(),
+            trailers: None,
+            farewell: None,
+            open: false,
+            error: None,
+        }
     }
 
     /// Takes bytes of the peer, at most [`limits::HTTP2_FEED`] at a time, and appends what is in
@@ -256,6 +266,12 @@ impl Connection {
         self.session.submit_goaway(code);
     }
 
+    /// The same, once our side of the stream has ended: nothing of it follows the GOAWAY, which some
+    /// stacks (python-h2) take for the end of everything.
+    pub fn goaway_at_end(&mut self, code: u32) {
+        self.farewell = Some(code);
+    }
+
     /// Sends a PING. Its answer is [`Event::PingAck`]; an earlier one is waited for no longer.
     pub fn ping(&mut self, payload: [u8; 8]) {
         self.session.record_mut().ping = Some(payload);
@@ -287,7 +303,8 @@ impl Connection {
             if let Err(code) = self.session.drain(out, limit, false) {
                 self.give_up(code);
             }
-            if !self.send_trailers_if_due() || out.len() >= limit {
+            let more = self.send_trailers_if_due() | self.say_farewell_if_due();
+            if !more || out.len() >= limit {
                 break;
             }
         }
@@ -328,6 +345,15 @@ impl Connection {
         };
         let trailers: Vec<_> = trailers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         self.session.submit_trailers(&trailers);
+        true
+    }
+
+    fn say_farewell_if_due(&mut self) -> bool {
+        if !self.session.record().finished {
+            return false;
+        }
+        let Some(code) = self.farewell.take() else { return false };
+        self.goaway(code);
         true
     }
 

@@ -78,6 +78,8 @@ pub(super) struct Record {
     pub(super) refused: u32,
     /// The peer has ended its side of our stream.
     ended: bool,
+    /// We have ended ours: END_STREAM was sent.
+    pub(super) finished: bool,
     /// A violation that nghttp2 lets pass: error code and what it was.
     pub(super) violation: Option<(u32, &'static str)>,
     /// A GOAWAY that nghttp2 sent on its own: code and reason.
@@ -117,6 +119,7 @@ impl Record {
             most_continuations: 0,
             refused: 0,
             ended: false,
+            finished: false,
             violation: None,
             failed: None,
             goaways: 0,
@@ -769,6 +772,8 @@ unsafe extern "C" fn on_frame_send(
     // SAFETY: nghttp2 passes a valid frame, whose every variant begins with its header.
     let (record, header) = unsafe { (record(user_data), (*frame).hd) };
     if header.type_ != GOAWAY {
+        let ends = matches!(header.type_, DATA | HEADERS) && header.flags & END_STREAM != 0;
+        record.finished |= ends && header.stream_id == record.stream;
         return 0;
     }
     if let Some(left) = record.goaways.checked_sub(1) {

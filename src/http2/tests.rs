@@ -860,6 +860,27 @@ fn violations_end_the_connection_with_the_right_code() {
     }
 }
 
+#[test]
+fn a_goaway_at_the_end_follows_everything() {
+    for trailers in [Some(STATUS), None] {
+        let mut server = open_server();
+        server.connection.send(&pattern(100_000));
+        server.connection.finish(trailers);
+        server.connection.goaway_at_end(0);
+        let first = server.frames();
+        assert!(kinds(&first).iter().all(|kind| *kind == DATA), "the window is smaller than that");
+        let more = 100_000_u32.to_be_bytes();
+        server.receive(
+            &[frame(WINDOW_UPDATE, 0, 0, &more), frame(WINDOW_UPDATE, 0, 1, &more)].concat(),
+        );
+        let rest = server.frames();
+        let (last, before) = rest.split_last().unwrap();
+        assert_eq!(last.kind, GOAWAY);
+        assert!(!kinds(before).contains(&GOAWAY) && before.last().unwrap().flags & END_STREAM != 0);
+        assert!(server.frames().is_empty(), "once");
+    }
+}
+
 /// What nghttp2 lets pass, since it might be under way since before the stream ended.
 #[test]
 fn what_cannot_be_a_late_frame_ends_the_connection() {

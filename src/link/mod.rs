@@ -473,6 +473,7 @@ impl Link {
                 Some(_) => self.cancel("the peer closed the link"),
             },
             http2::Event::Reset(code) => {
+                self.http2.goaway(0);
                 self.over(CloseReason::retry(format!("stream reset by the peer (code {code})")));
             }
             http2::Event::GoAway { .. } if matches!(self.state, State::AwaitRequest { .. }) => {
@@ -617,6 +618,8 @@ impl Link {
         }
         let trailers = grpc::status_trailers(status, message);
         self.http2.finish(Some(&borrowed(&trailers)));
+        // One connection is one link: a client that keeps connections must not use this one again.
+        self.http2.goaway_at_end(0);
         self.lingers = true;
         self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
     }
@@ -632,7 +635,7 @@ impl Link {
     /// Dialler: the node has ended the stream; so do we.
     fn end_stream(&mut self, reason: CloseReason) {
         self.http2.finish(None);
-        self.http2.goaway(0);
+        self.http2.goaway_at_end(0);
         self.over(reason);
     }
 
