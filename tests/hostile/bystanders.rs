@@ -144,8 +144,22 @@ impl Pair {
         let (times, rounds) = if soak() { (5, 1000) } else { (3, 250) };
         let mut measured = Vec::new();
         for _ in 0..times {
-            let quiet = self.p99(rounds, || true);
             let stop = AtomicBool::new(false);
+            let quiet = std::thread::scope(|scope| {
+                if soak() {
+                    // An attack keeps two cores busy, the attacker's and the node's. So does this,
+                    // and the ratio tells what the node does, not how long a thread waits for a core.
+                    scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+                    scope.spawn(|| {
+                        step_back();
+                        while !stop.load(Ordering::Relaxed) {}
+                    });
+                }
+                let quiet = self.p99(rounds, || true);
+                stop.store(true, Ordering::Relaxed);
+                quiet
+            });
+            stop.store(false, Ordering::Relaxed);
             let attacked = std::thread::scope(|scope| {
                 let attacker = scope.spawn(|| {
                     step_back();

@@ -264,7 +264,8 @@ impl Peer {
         while let [a, b, c, kind, _, _, _, _, _, ..] = *rest {
             let len = u32::from_be_bytes([0, a, b, c]) as usize;
             let Some(payload) = rest.get(9..9 + len) else { break };
-            if kind == GOAWAY {
+            // Code 0 follows the end of every link.
+            if kind == GOAWAY && payload[7] != 0 {
                 goaway = Some(format!("GOAWAY {}", payload[7]));
             }
             rest = &rest[9 + len..];
