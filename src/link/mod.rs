@@ -452,8 +452,6 @@ impl Link {
         entropy: &mut dyn Entropy,
     ) {
         if self.is_closed() {
-            // Nobody reads the end of a stream that was reset.
-            self.lingers &= !matches!(event, http2::Event::Reset(_));
             return;
         }
         match event {

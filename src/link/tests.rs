@@ -478,18 +478,6 @@ fn acknowledgements_for_a_peer_that_does_not_read_them_end_at_their_limit() {
 }
 
 #[test]
-fn a_reset_ends_the_waiting_for_a_peer_that_was_refused() {
-    let head = [(":method", "GET"), (":scheme", "http"), (":authority", "h"), (":path", "/x")];
-    let peer = http2::Connection::client(&head);
-    let mut bench = Bench::new(Link::accept(config(true), now()), peer);
-    bench.exchange();
-    assert!(bench.link.is_closed() && bench.link.lingers());
-    // Its side is still open: it was in the middle of something.
-    bench.link.handle_bytes(&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8], now(), &mut bench.entropy);
-    assert!(!bench.link.lingers());
-}
-
-#[test]
 fn what_means_nothing_is_ignored_and_the_link_goes_on() {
     let (mut bench, key) = up(true);
     bench.send(&negotiation(request()));
