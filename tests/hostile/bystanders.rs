@@ -149,10 +149,16 @@ impl Pair {
                 if soak() {
                     // An attack keeps two cores busy, the attacker's and the node's. So does this,
                     // and the ratio tells what the node does, not how long a thread waits for a core.
-                    scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+                    scope.spawn(|| {
+                        while !stop.load(Ordering::Relaxed) {
+                            std::hint::spin_loop();
+                        }
+                    });
                     scope.spawn(|| {
                         step_back();
-                        while !stop.load(Ordering::Relaxed) {}
+                        while !stop.load(Ordering::Relaxed) {
+                            std::hint::spin_loop();
+                        }
                     });
                 }
                 let quiet = self.p99(rounds, || true);

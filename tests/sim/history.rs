@@ -647,10 +647,10 @@ impl History {
             self.world.run(step);
             self.absorb();
             let now = self.world.now.mono;
-            let (due, later) =
-                std::mem::take(&mut self.later).into_iter().partition(|l| l.0 <= now);
+            let (due, later): (Vec<_>, _) =
+                std::mem::take(&mut self.later).into_iter().partition(|(at, _)| *at <= now);
             self.later = later;
-            for (_, undo) in Vec::<(Instant, Undo)>::from(due) {
+            for (_, undo) in due {
                 self.undo(undo);
             }
             if now >= end {
