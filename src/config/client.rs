@@ -238,6 +238,19 @@ impl ClientConfig {
         })
     }
 
+    /// Reads one entry of a node's file.
+    #[cfg(feature = "cli")]
+    pub(super) fn read_at(path: &str, value: &serde_json::Value) -> Result<ClientConfig, Error> {
+        match value {
+            serde_json::Value::Object(map) => ClientConfig::read(&Object::new(path, map, &KEYS)?),
+            other => Err(Error::Value {
+                path: path.to_owned(),
+                value: other.to_string(),
+                problem: "an object is expected",
+            }),
+        }
+    }
+
     fn read(object: &Object<'_>) -> Result<ClientConfig, Error> {
         let mut config = ClientConfig::insecure(object.required_string("endpoint")?, true)?;
         for key in ["compression", "rate_limit", "origin", "server_name"] {

@@ -5,6 +5,8 @@
 //! the environment are not read here.
 
 mod client;
+#[cfg(feature = "cli")]
+mod file;
 mod identity;
 mod node;
 mod object;
@@ -13,6 +15,8 @@ mod server;
 use std::fmt;
 
 pub use client::{Backoff, ClientConfig, ConnectionType, Endpoint, Keepalive};
+#[cfg(feature = "cli")]
+pub use file::{NodeFile, Substitutes};
 pub use identity::{IdentityConfig, ProviderConfig, VerifierConfig};
 pub use node::NodeConfig;
 pub use server::{ServerConfig, ServerKeepalive};
@@ -22,6 +26,8 @@ pub use server::{ServerConfig, ServerKeepalive};
 pub enum Error {
     /// The text is not JSON.
     Syntax(String),
+    /// A file cannot be read as a whole: the cause in words.
+    File(String),
     /// A key that means nothing here, and the one that may have been meant.
     UnknownKey(String, Option<&'static str>),
     /// A value that is not accepted.
@@ -48,6 +54,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Syntax(cause) => write!(f, "not a JSON configuration: {cause}"),
+            Error::File(cause) => f.write_str(cause),
             Error::UnknownKey(path, None) => write!(f, "unknown key {path:?}"),
             Error::UnknownKey(path, Some(near)) => {
                 write!(f, "unknown key {path:?}, did you mean {near:?}?")

@@ -37,6 +37,25 @@ impl<'a> Object<'a> {
         Ok(object)
     }
 
+    /// The object at `path`, whose keys are names that its reader checks.
+    #[cfg(feature = "cli")]
+    pub(super) fn of_names(path: &str, map: &'a Map<String, Value>) -> Object<'a> {
+        Object { path: path.to_owned(), map }
+    }
+
+    /// The items of a list, each with its place; none where it is missing.
+    #[cfg(feature = "cli")]
+    pub(super) fn list(&self, key: &str) -> Result<Vec<(String, &'a Value)>, Error> {
+        match self.get(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => {
+                let place = |(at, item)| (format!("{}[{at}]", self.path_of(key)), item);
+                Ok(items.iter().enumerate().map(place).collect())
+            }
+            Some(_) => Err(self.error(key, "a list is expected")),
+        }
+    }
+
     pub(super) fn path_of(&self, key: &str) -> String {
         match self.path.as_str() {
             "" => key.to_owned(),

@@ -93,6 +93,19 @@ impl ServerConfig {
         })
     }
 
+    /// Reads one entry of a node's file.
+    #[cfg(feature = "cli")]
+    pub(super) fn read_at(path: &str, value: &serde_json::Value) -> Result<ServerConfig, Error> {
+        match value {
+            serde_json::Value::Object(map) => ServerConfig::read(&Object::new(path, map, &KEYS)?),
+            other => Err(Error::Value {
+                path: path.to_owned(),
+                value: other.to_string(),
+                problem: "an object is expected",
+            }),
+        }
+    }
+
     fn read(object: &Object<'_>) -> Result<ServerConfig, Error> {
         let mut config = ServerConfig::insecure(object.required_string("endpoint")?)?;
         read_tls(object, true)?;

@@ -69,7 +69,7 @@ class H2:
     def write(self, message):
         data = b"\0" + struct.pack(">I", len(message)) + message
         with self.lock:
-            while data:
+            while data and self.ended is None: # nobody reads it after the end
                 size = min(len(data), self.h2.local_flow_control_window(1), self.h2.max_outbound_frame_size)
                 if size: self.h2.send_data(1, data[:size]); self._flush(); data = data[size:]
                 else: assert self.lock.wait(PATIENCE), "no window"

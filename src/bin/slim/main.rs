@@ -7,15 +7,23 @@ mod bench;
 mod node;
 mod peer;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "slim", version, about = "SLIM: a node, and apps to try it with")]
+#[command(name = "slim", about = "SLIM: a node, and apps to try it with")]
+#[command(disable_version_flag = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Run a node from the published node's YAML file, like `slim node --config`
+    #[arg(short, long, value_name = "FILE", env = "CONFIG")]
+    config: Option<PathBuf>,
+    /// Print the versions of the program and of the protocol
+    #[arg(short = 'v', long, short_alias = 'V', exclusive = true)]
+    version: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -34,12 +42,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Node(arguments) => node::run(&arguments),
-        Command::Send(arguments) => peer::send(&arguments),
-        Command::Receive(arguments) => peer::receive(&arguments),
-        Command::Ping(arguments) => peer::ping(&arguments),
-        Command::Bench(command) => bench::run(&command),
+    let arguments = Arguments::parse();
+    if arguments.version {
+        println!("Version:\t{}", env!("CARGO_PKG_VERSION"));
+        println!("Protocol:\t{}", slim::protocol_version());
+        return ExitCode::SUCCESS;
+    }
+    let result = match (arguments.command, &arguments.config) {
+        (Some(Command::Node(arguments)), _) => node::run(&arguments),
+        (Some(Command::Send(arguments)), _) => peer::send(&arguments),
+        (Some(Command::Receive(arguments)), _) => peer::receive(&arguments),
+        (Some(Command::Ping(arguments)), _) => peer::ping(&arguments),
+        (Some(Command::Bench(command)), _) => bench::run(&command),
+        (None, Some(path)) => node::run_file(path),
+        (None, None) => {
+            let missing = clap::error::ErrorKind::MissingSubcommand;
+            Arguments::command().error(missing, "a command or --config FILE is needed").exit()
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

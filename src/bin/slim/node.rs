@@ -1,35 +1,118 @@
-//! `slim node`: listens until it is told to end.
+//! `slim node`, and `slim --config FILE`: listens and connects until it is told to end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use slim::api::Node;
-use slim::config::{NodeConfig, ServerConfig};
+use slim::config::{NodeConfig, NodeFile, ServerConfig, Substitutes};
 use slim::error::{Error, Result};
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Address to listen on (repeatable); port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:46357")]
+    /// Address to listen on (repeatable); port 0 takes a free one [default: 127.0.0.1:46357]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     listen: Vec<String>,
     /// Name of the node; by default a random one
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with = "config")]
     node_id: Option<String>,
+    /// The published node's YAML file (docs/node-config.md)
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(path) = &arguments.config {
+        return run_file(path);
+    }
+    let default = [String::from("127.0.0.1:46357")];
+    let listen = if arguments.listen.is_empty() { &default[..] } else { &arguments.listen };
+    let servers: std::result::Result<Vec<_>, _> =
+        listen.iter().map(|endpoint| ServerConfig::parse(endpoint)).collect();
+    run_node(NodeFile {
+        log_level: log::LevelFilter::Off,
+        drain_timeout: Duration::from_secs(10),
+        node: NodeConfig { node_id: arguments.node_id.clone(), ..NodeConfig::default() },
+        servers: servers?,
+        clients: Vec::new(),
+    })
+}
+
+/// Runs the node that a file describes.
+pub fn run_file(path: &Path) -> Result<()> {
+    let failed = |cause: String| {
+        let path = path.display();
+        Error::InvalidArgument(format!("failed to load configuration from {path}: {cause}"))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let file = NodeFile::parse(&text, &mut World).map_err(|error| failed(error.to_string()))?;
+    if std::env::var_os("SLIM_LOG").is_none() {
+        slim::logging::set(file.log_level, slim::logging::Sink::StandardError);
+    }
+    run_node(file)
+}
+
+/// Where the substitutes of a file come from.
+struct World;
+
+impl Substitutes for World {
+    fn variable(&mut self, name: &str) -> std::result::Result<String, String> {
+        std::env::var(name).map_err(|error| error.to_string())
+    }
+
+    fn file(&mut self, path: &str) -> std::result::Result<String, String> {
+        std::fs::read_to_string(path).map_err(|error| error.to_string())
+    }
+}
+
+fn run_node(file: NodeFile) -> Result<()> {
     return_freed_memory();
-    // Before the node's thread starts, so that the signals come to this one.
+    // Before the node's thread starts, so that the signals come to the one that waits for them.
     let signals = block_signals();
-    let config = NodeConfig { node_id: arguments.node_id.clone(), ..NodeConfig::default() };
-    let node = Node::new(&config)?;
-    for endpoint in &arguments.listen {
-        let server = ServerConfig::parse(endpoint)?;
-        let port = node.listen(&server)?;
+    let node = Arc::new(Node::new(&file.node)?);
+    for server in &file.servers {
+        let port = node.listen(server)?;
         let address = std::net::SocketAddr::new(server.address.ip(), port);
         eprintln!("listening on {address}");
     }
-    wait_for(&signals)?;
-    node.stop();
+    let told = Arc::clone(&node);
+    let limit = file.drain_timeout;
+    std::thread::Builder::new()
+        .name("slim-signals".to_owned())
+        .spawn(move || end_on_signal(&signals, &told, limit))
+        .map_err(|error| Error::Io(error.to_string()))?;
+    for client in &file.clients {
+        match node.connect(client, None) {
+            Ok(_) => eprintln!("connected to {}", client.endpoint.text),
+            // It was told to end while it tried.
+            Err(Error::Closed(_)) => break,
+            Err(error) => return Err(error),
+        }
+    }
     node.wait(None)
+}
+
+/// The first signal ends the node in order, within its time; the second at once.
+fn end_on_signal(signals: &libc::sigset_t, node: &Node, limit: Duration) {
+    if wait_for(signals).is_err() {
+        return;
+    }
+    node.stop();
+    let ends = std::time::Instant::now() + limit;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let left = ends.saturating_duration_since(std::time::Instant::now());
+            if let Err(error) = node.wait(Some(left)) {
+                eprintln!("slim: the node did not end within {limit:?}: {error}");
+                std::process::exit(1);
+            }
+        });
+        if wait_for(signals).is_ok() {
+            eprintln!("slim: ended at once by a second signal");
+            std::process::exit(1);
+        }
+    });
 }
 
 /// The C library would keep up to 8 MiB for good after one message of 4 MiB was held: the size from

@@ -1,0 +1,333 @@
+//! The file of a node, as the published node reads it (spec 01 section 4.3, spec 02 section 14):
+//! logging, the time for draining, and one service with its servers and clients.
+//!
+//! Where the published node ignores a key that it does not know, this is an error here.
+
+use std::time::Duration;
+
+use log::LevelFilter;
+use serde_json::{Map, Value};
+use yaml_rust2::{Yaml, YamlLoader};
+
+use super::node::read_gateway;
+use super::object::Object;
+use super::{ClientConfig, Error, NodeConfig, ServerConfig};
+
+const DATAPLANE: [&str; 4] = ["enforce_pqc", "servers", "clients", "outbound_clients"];
+const SERVICE: [&str; 7] =
+    ["node_id", "domain_name", "auth", "default_gateway", "peers", "dataplane", "controller"];
+
+/// What `${env:NAME}` and `${file:PATH}` stand for. The cause of a failure is in words.
+pub trait Substitutes {
+    /// The value of an environment variable.
+    fn variable(&mut self, name: &str) -> Result<String, String>;
+    /// What a file holds.
+    fn file(&mut self, path: &str) -> Result<String, String>;
+}
+
+/// A node as its file describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeFile {
+    /// How much is logged where `SLIM_LOG` does not say it. Default info.
+    pub log_level: LevelFilter,
+    /// How long ending may take. Default 10 s.
+    pub drain_timeout: Duration,
+    /// How the node behaves.
+    pub node: NodeConfig,
+    /// Where it listens, in this order.
+    pub servers: Vec<ServerConfig>,
+    /// Whom it connects to, in this order.
+    pub clients: Vec<ClientConfig>,
+}
+
+impl NodeFile {
+    /// Reads YAML, of which JSON is a part. A string that is nothing but `${env:NAME}` or
+    /// `${file:PATH}` is replaced.
+    pub fn parse(text: &str, substitutes: &mut dyn Substitutes) -> Result<NodeFile, Error> {
+        let broken = |cause: String| Error::File(format!("not a YAML configuration: {cause}"));
+        let documents =
+            YamlLoader::load_from_str(text).map_err(|error| broken(error.to_string()))?;
+        let [document] = &documents[..] else {
+            return Err(broken(format!("it has {} documents, one is expected", documents.len())));
+        };
+        match to_json("", document, substitutes)? {
+            Value::Object(map) => NodeFile::read(&map),
+            other => Err(broken(format!("{other} is not a mapping"))),
+        }
+    }
+
+    fn read(map: &Map<String, Value>) -> Result<NodeFile, Error> {
+        let root = Object::new("", map, &["tracing", "runtime", "services"])?;
+        let log_level = read_tracing(&root)?;
+        let mut drain_timeout = Duration::from_secs(10);
+        if let Some(runtime) =
+            root.object("runtime", &["n_cores", "thread_name", "drain_timeout"])?
+        {
+            runtime.number("n_cores")?;
+            runtime.string("thread_name")?;
+            drain_timeout = runtime.duration("drain_timeout", drain_timeout)?;
+        }
+        let services = match root.get("services") {
+            Some(Value::Object(services)) => services,
+            Some(_) => return Err(root.error("services", "a mapping is expected")),
+            None => return Err(Error::Missing("services".to_owned())),
+        };
+        let mut names = services.keys();
+        let (Some(name), rest) = (names.next(), names.next()) else {
+            return Err(root.error("services", "at least one service is expected"));
+        };
+        if rest.is_some() {
+            return Err(root.unsupported("services", "more than one service in a file"));
+        }
+        if !is_service(name) {
+            return Err(Error::Value {
+                path: "services".to_owned(),
+                value: format!("{name:?}"),
+                problem: "a service is called kind/name, like slim/0",
+            });
+        }
+        let services = Object::of_names("services", services);
+        let Some(service) = services.object(name, &SERVICE)? else {
+            return Err(Error::Missing(format!("services.{name}.dataplane")));
+        };
+        read_service(&service, log_level, drain_timeout)
+    }
+}
+
+fn read_tracing(root: &Object<'_>) -> Result<LevelFilter, Error> {
+    let keys =
+        ["log_level", "display_thread_names", "display_thread_ids", "filters", "opentelemetry"];
+    let Some(tracing) = root.object("tracing", &keys)? else { return Ok(LevelFilter::Info) };
+    tracing.boolean("display_thread_names", true)?;
+    tracing.boolean("display_thread_ids", false)?;
+    tracing.list("filters")?;
+    if let Some(telemetry) = tracing.get("opentelemetry") {
+        if telemetry.get("enabled").and_then(Value::as_bool) == Some(true) {
+            return Err(tracing.unsupported("opentelemetry", "OpenTelemetry"));
+        }
+        tracing.ignored_object("opentelemetry")?;
+    }
+    match tracing.string("log_level")?.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("info") => Ok(LevelFilter::Info),
+        Some("trace") => Ok(LevelFilter::Trace),
+        Some("debug") => Ok(LevelFilter::Debug),
+        Some("warn") => Ok(LevelFilter::Warn),
+        Some("error") => Ok(LevelFilter::Error),
+        Some(_) => Err(tracing.error("log_level", "trace, debug, info, warn or error is expected")),
+    }
+}
+
+fn read_service(
+    service: &Object<'_>,
+    log_level: LevelFilter,
+    drain_timeout: Duration,
+) -> Result<NodeFile, Error> {
+    for (key, feature) in [("auth", "authentication of nodes"), ("peers", "peers")] {
+        if service.get(key).is_some() {
+            return Err(service.unsupported(key, feature));
+        }
+    }
+    if let Some(controller) = service.object("controller", &DATAPLANE)? {
+        for key in ["servers", "clients", "outbound_clients"] {
+            if !controller.list(key)?.is_empty() {
+                return Err(controller.unsupported(key, "the control plane"));
+            }
+        }
+        no_pqc(&controller)?;
+    }
+    let node = NodeConfig {
+        node_id: service.string("node_id")?.map(str::to_owned),
+        domain_name: service.string("domain_name")?.unwrap_or("").to_owned(),
+        gateway: read_gateway(service)?,
+    };
+    let (mut servers, mut clients) = (Vec::new(), Vec::new());
+    if let Some(dataplane) = service.object("dataplane", &DATAPLANE)? {
+        no_pqc(&dataplane)?;
+        for (path, server) in dataplane.list("servers")? {
+            servers.push(ServerConfig::read_at(&path, server)?);
+        }
+        for key in ["clients", "outbound_clients"] {
+            for (path, client) in dataplane.list(key)? {
+                clients.push(ClientConfig::read_at(&path, client)?);
+            }
+        }
+    }
+    if servers.is_empty() && clients.is_empty() {
+        return Err(service.error("dataplane", "no server or client configured"));
+    }
+    Ok(NodeFile { log_level, drain_timeout, node, servers, clients })
+}
+
+fn no_pqc(object: &Object<'_>) -> Result<(), Error> {
+    match object.boolean("enforce_pqc", false)? {
+        true => Err(object.unsupported("enforce_pqc", "PQC")),
+        false => Ok(()),
+    }
+}
+
+/// `kind/name` (spec 02 section 14.2).
+fn is_service(name: &str) -> bool {
+    let Some((kind, name)) = name.split_once('/') else { return false };
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    kind.starts_with(|c: char| c.is_ascii_alphabetic())
+        && kind.len() <= 63
+        && kind.chars().all(word)
+        && !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+fn to_json(path: &str, yaml: &Yaml, substitutes: &mut dyn Substitutes) -> Result<Value, Error> {
+    Ok(match yaml {
+        Yaml::Null => Value::Null,
+        Yaml::Boolean(value) => Value::Bool(*value),
+        Yaml::Integer(value) => Value::from(*value),
+        Yaml::Real(text) => text.parse::<f64>().ok().map_or(Value::Null, Value::from),
+        Yaml::String(text) => Value::String(substitute(path, text, substitutes)?),
+        Yaml::Array(items) => {
+            let item = |(at, item)| to_json(&format!("{path}[{at}]"), item, substitutes);
+            Value::Array(items.iter().enumerate().map(item).collect::<Result<_, _>>()?)
+        }
+        Yaml::Hash(pairs) => {
+            let mut map = Map::new();
+            for (key, value) in pairs {
+                let Yaml::String(key) = key else {
+                    let text = format!("{path:?} has the key {key:?}, a string is expected");
+                    return Err(Error::File(text));
+                };
+                let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                map.insert(key.clone(), to_json(&inner, value, substitutes)?);
+            }
+            Value::Object(map)
+        }
+        Yaml::Alias(_) | Yaml::BadValue => {
+            return Err(Error::File(format!("{path:?} is not a value")));
+        }
+    })
+}
+
+fn substitute(path: &str, text: &str, substitutes: &mut dyn Substitutes) -> Result<String, Error> {
+    let Some(inner) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
+        return Ok(text.to_owned());
+    };
+    let result = match inner.split_once(':') {
+        Some(("env", name)) => substitutes.variable(name),
+        Some(("file", name)) => substitutes.file(name),
+        _ => Err("only env and file are known, like ${env:NAME} or ${file:PATH}".to_owned()),
+    };
+    result.map_err(|cause| Error::File(format!("{path:?} is {text:?}: {cause}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Substitutes for Fixed {
+        fn variable(&mut self, name: &str) -> Result<String, String> {
+            match name {
+                "ADDRESS" => Ok("127.0.0.1:0".to_owned()),
+                _ => Err("the environment variable is not set".to_owned()),
+            }
+        }
+
+        fn file(&mut self, path: &str) -> Result<String, String> {
+            match path {
+                "/id" => Ok("from a file".to_owned()),
+                _ => Err("no such file".to_owned()),
+            }
+        }
+    }
+
+    fn parse(text: &str) -> Result<NodeFile, Error> {
+        NodeFile::parse(text, &mut Fixed)
+    }
+
+    /// What the published node's documents show, with all that it can say here.
+    const FULL: &str = r#"
+tracing:
+  log_level: debug
+  display_thread_names: true
+  display_thread_ids: true
+  filters: [slim_service=debug]
+runtime:
+  n_cores: 0
+  thread_name: "slim-data-plane"
+  drain_timeout: 1m 30s
+services:
+  slim/0:
+    node_id: ${file:/id}
+    domain_name: test
+    default_gateway: "off"
+    dataplane:
+      enforce_pqc: false
+      servers:
+        - endpoint: ${env:ADDRESS}
+          metadata: {local_endpoint: "127.0.0.1"}
+          tls: {insecure: true}
+          keepalive: {time: 5s, timeout: 2s}
+      clients:
+        - endpoint: "http://127.0.0.1:46357"
+          tls: {insecure: true}
+          connection_type: remote
+          backoff: {type: exponential, base: 100, max_delay: 10s, jitter: true}
+    controller:
+      servers: []
+      clients: []
+"#;
+
+    #[test]
+    fn spec02_14_the_published_nodes_file_is_understood() {
+        let file = parse(FULL).unwrap();
+        assert_eq!(file.log_level, LevelFilter::Debug);
+        assert_eq!(file.drain_timeout, Duration::from_secs(90));
+        assert_eq!(file.node.node_id.as_deref(), Some("from a file"));
+        assert_eq!(file.node.domain_name, "test");
+        assert_eq!(file.servers[0].endpoint, "127.0.0.1:0");
+        assert_eq!(file.servers[0].keepalive.time, Duration::from_secs(5));
+        assert_eq!(file.clients[0].endpoint.port, 46357);
+        let smallest = "services: {slim/0: {dataplane: {servers: [{endpoint: \"0.0.0.0:46357\", \
+                        tls: {insecure: true}}]}}}";
+        let file = parse(smallest).unwrap();
+        assert_eq!((file.log_level, file.drain_timeout.as_secs()), (LevelFilter::Info, 10));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (from, to, parts) in [
+            ("drain_timeout", "drain_timout", &["runtime.drain_timout", "\"drain_timeout\""][..]),
+            ("connection_type", "conection_type", &["clients[0].conection_type"]),
+            ("log_level: debug", "log_level: loud", &["tracing.log_level", "loud"]),
+            ("1m 30s", "90", &["runtime.drain_timeout", "90"]),
+            ("slim/0:", "slim:", &["\"slim\"", "kind/name"]),
+            ("${env:ADDRESS}", "${env:NOPE}", &["servers[0].endpoint", "NOPE", "not set"]),
+            ("${file:/id}", "${file:/nope}", &["node_id", "/nope", "no such file"]),
+            ("${file:/id}", "${vault:x}", &["vault", "only env and file"]),
+            ("tls: {insecure: true}\n          keep", "tls: {}\n          keep", &["TLS"]),
+            ("enforce_pqc: false", "enforce_pqc: true", &["enforce_pqc", "PQC"]),
+            ("controller:\n      servers: []", "controller:\n      servers: [{}]", &["control"]),
+            ("default_gateway: \"off\"", "default_gateway: \"on\"", &["default_gateway", "\"on\""]),
+            ("    node_id", "    peers: {}\n    node_id", &["peers"]),
+            ("slim/0:", "slim/1: {}\n  slim/0:", &["services", "more than one"]),
+            ("runtime:", "runtime: [", &["not a YAML configuration"]),
+            ("n_cores: 0", "n_cores: 0\n  n_cores: 1", &["n_cores", "not a YAML"]),
+        ] {
+            assert!(FULL.contains(from), "{from}");
+            let error = parse(&FULL.replacen(from, to, 1)).unwrap_err().to_string();
+            for part in parts {
+                assert!(error.contains(part), "{to}: {error}");
+            }
+        }
+        for (text, part) in [
+            ("", "0 documents"),
+            ("5", "not a mapping"),
+            ("services: {}", "at least one"),
+            ("tracing: {}", "\"services\" is missing"),
+            ("services: {slim/0: {dataplane: {}}}", "no server or client configured"),
+            ("services: {slim/0: {5: 6}}", "a string is expected"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}
