@@ -136,3 +136,7 @@ pub const INBOX_MESSAGES: usize = 8192;
 /// Payload bytes in the inbox of a session before no more are taken. The message that passes the
 /// limit is still taken.
 pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
+/// A warning is written again at the earliest after this; those between are counted.
+pub const REPEATED_WARNING: Duration = Duration::from_secs(10);
+/// Different warnings that are remembered for that.
+pub const REMEMBERED_WARNINGS: usize = 64;

@@ -6,11 +6,14 @@
 //! payloads are never logged.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::io::Write as _;
-use std::sync::{OnceLock, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, OnceLock, RwLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::limits;
 
 /// Receives a line: its level, the module it comes from, and its text.
 pub type Callback = Box<dyn Fn(Level, &str, &str) + Send + Sync>;
@@ -95,8 +98,48 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
+/// Warnings and errors that were written lately: each once in a while, whatever causes them.
+struct Repeats(VecDeque<Repeat>);
+
+struct Repeat {
+    text: String,
+    written: Instant,
+    /// Left out since then.
+    more: u64,
+}
+
+static REPEATS: Mutex<Repeats> = Mutex::new(Repeats(VecDeque::new()));
+
+impl Repeats {
+    /// Whether a line is written, and how many equal ones were left out before it.
+    fn admit(&mut self, text: &str, now: Instant) -> Option<u64> {
+        let known = self.0.iter_mut().find(|repeat| repeat.text == text);
+        if let Some(repeat) = known {
+            if now.saturating_duration_since(repeat.written) < limits::REPEATED_WARNING {
+                repeat.more += 1;
+                return None;
+            }
+            repeat.written = now;
+            return Some(std::mem::take(&mut repeat.more));
+        }
+        if self.0.len() == limits::REMEMBERED_WARNINGS {
+            self.0.pop_front();
+        }
+        self.0.push_back(Repeat { text: text.to_owned(), written: now, more: 0 });
+        Some(0)
+    }
+}
+
 fn write(sink: &Sink, record: &Record<'_>) {
-    let text = record.args().to_string();
+    let mut text = record.args().to_string();
+    if record.level() <= Level::Warn {
+        let more = REPEATS.lock().map_or(Some(0), |mut known| known.admit(&text, Instant::now()));
+        match more {
+            None => return,
+            Some(0) => {}
+            Some(more) => text.push_str(&format!(" (and {more} times more before)")),
+        }
+    }
     match sink {
         Sink::Callback(callback) => callback(record.level(), record.target(), &text),
         Sink::StandardError => {
@@ -142,6 +185,24 @@ mod tests {
         ] {
             assert_eq!(timestamp(Duration::from_secs(secs)), text);
         }
+    }
+
+    #[test]
+    fn a_burst_of_equal_warnings_is_one_line() {
+        let (mut repeats, start) = (Repeats(VecDeque::new()), Instant::now());
+        assert_eq!(repeats.admit("a", start), Some(0));
+        for _ in 0..1000 {
+            assert_eq!(repeats.admit("a", start), None);
+        }
+        assert_eq!(repeats.admit("b", start), Some(0), "others are not held back");
+        let just_before = limits::REPEATED_WARNING - Duration::from_millis(1);
+        assert_eq!(repeats.admit("a", start + just_before), None);
+        assert_eq!(repeats.admit("a", start + limits::REPEATED_WARNING), Some(1001));
+        assert_eq!(repeats.admit("a", start + 2 * limits::REPEATED_WARNING), Some(0));
+        for n in 0..10 * limits::REMEMBERED_WARNINGS {
+            assert_eq!(repeats.admit(&n.to_string(), start), Some(0));
+        }
+        assert_eq!(repeats.0.len(), limits::REMEMBERED_WARNINGS);
     }
 
     #[test]

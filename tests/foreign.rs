@@ -43,8 +43,12 @@ fn foreign_client(stack: &str) {
         "grpcio" => ["half-close: status 0", "cancel: status 1", "shutdown: status 0"],
         _ => ["half-close: status 0", "cancel: goaway", "shutdown: status 0"],
     };
+    // The status is on the wire before the connection ends. When both come in one read, grpcio
+    // now and then tells of the end of the connection instead.
+    let raced = client.count("shutdown: status 14 (Stream removed (Socket closed (GOAWAY received");
     for line in expected {
-        assert_eq!(client.count(line), 1, "{line}\n{output}");
+        let raced = if line.starts_with("shutdown") { raced } else { 0 };
+        assert_eq!(client.count(line) + raced, 1, "{line}\n{output}");
     }
     node.expect_success();
     no_error(&node);

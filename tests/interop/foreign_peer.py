@@ -100,7 +100,8 @@ class GrpcCall:
         try:
             for message in self.call: self.inbox.put(message)
         except grpc.RpcError: pass
-        self.ended = f"status {self.call.code().value[0]}"; self.inbox.put(None)
+        code, details = self.call.code().value[0], self.call.details()
+        self.ended = f"status {code}" + (f" ({details})" if details else ""); self.inbox.put(None)
 
     def write(self, message): self.outbox.put(message)
     def cancel(self): self.call.cancel()

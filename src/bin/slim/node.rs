@@ -1,6 +1,7 @@
 //! `slim node`, and `slim --config FILE`: listens and connects until it is told to end.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,17 +77,17 @@ fn run_node(file: NodeFile) -> Result<()> {
         let address = std::net::SocketAddr::new(server.address.ip(), port);
         eprintln!("listening on {address}");
     }
-    let told = Arc::clone(&node);
+    let told = Arc::new(AtomicBool::new(false));
+    let (flag, ends) = (Arc::clone(&told), Arc::clone(&node));
     let limit = file.drain_timeout;
     std::thread::Builder::new()
         .name("slim-signals".to_owned())
-        .spawn(move || end_on_signal(&signals, &told, limit))
+        .spawn(move || end_on_signal(&signals, &flag, &ends, limit))
         .map_err(|error| Error::Io(error.to_string()))?;
     for client in &file.clients {
         match node.connect(client, None) {
             Ok(_) => eprintln!("connected to {}", client.endpoint.text),
-            // It was told to end while it tried.
-            Err(Error::Closed(_)) => break,
+            Err(_) if told.load(Ordering::SeqCst) => break,
             Err(error) => return Err(error),
         }
     }
@@ -94,10 +95,11 @@ fn run_node(file: NodeFile) -> Result<()> {
 }
 
 /// The first signal ends the node in order, within its time; the second at once.
-fn end_on_signal(signals: &libc::sigset_t, node: &Node, limit: Duration) {
+fn end_on_signal(signals: &libc::sigset_t, told: &AtomicBool, node: &Node, limit: Duration) {
     if wait_for(signals).is_err() {
         return;
     }
+    told.store(true, Ordering::SeqCst);
     node.stop();
     let ends = std::time::Instant::now() + limit;
     std::thread::scope(|scope| {
