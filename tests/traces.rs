@@ -8,15 +8,20 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prost::Message as _;
+use slim::error::Error;
 use slim::node::Value;
-use slim::session::{Retry, SessionConfig, SessionKey};
+use slim::session::{Event, Retry, SessionConfig, SessionKey};
 use slim::wire::Message;
-use world::{tap::masked, World};
+use slim::wire::SessionMessageType as T;
+use world::tap::{kind_and_id, masked};
+use world::World;
 
-const LINKS: [&str; 4] = ["alice->node", "node->alice", "bob->node", "node->bob"];
-
-/// A recorded trace: what went over each link, masked.
-fn recorded(name: &str) -> BTreeMap<String, Vec<String>> {
+/// A recorded trace: what went over each link, masked. What the recording proxy swallowed is there;
+/// `wanted` leaves out what does not belong to the comparison.
+fn recorded(
+    name: &str,
+    wanted: impl Fn(&serde_json::Value, &Message) -> bool,
+) -> BTreeMap<String, Vec<String>> {
     let path = format!("{}/tests/vectors/session/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
     let mut links = BTreeMap::<String, Vec<String>>::new();
     for line in std::fs::read_to_string(&path).expect(&path).lines() {
@@ -27,7 +32,10 @@ fn recorded(name: &str) -> BTreeMap<String, Vec<String>> {
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
             .collect();
         let message = Message::decode(&bytes[..]).unwrap();
-        links.entry(entry["link"].as_str().unwrap().to_owned()).or_default().push(masked(&message));
+        let link = links.entry(entry["link"].as_str().unwrap().to_owned()).or_default();
+        if wanted(&entry, &message) {
+            link.push(masked(&message));
+        }
     }
     links
 }
@@ -41,7 +49,24 @@ struct Play {
 
 impl Play {
     fn new() -> Play {
+        Play::with(None)
+    }
+
+    /// Messages of these kinds and numbers are lost on this link, the first so many of them.
+    fn losing(link: &'static str, kinds: &'static [T], id: Option<u32>, times: usize) -> Play {
+        let mut left = times;
+        Play::with(Some(Box::new(move |on, message| {
+            let found = kind_and_id(message)
+                .is_some_and(|(kind, n)| kinds.contains(&kind) && id.is_none_or(|id| id == n));
+            let lost = on == link && found && left > 0;
+            left -= usize::from(lost);
+            usize::from(!lost)
+        })))
+    }
+
+    fn with(copies: Option<world::Copies>) -> Play {
         let mut world = World::new(7).with_real_identities().with_trace();
+        world.copies = copies;
         let node = world.process("node");
         let (a, b) = (world.process("alice"), world.process("bob"));
         let alice = world.app(a, "org/ns/alice");
@@ -80,11 +105,31 @@ fn config(reliable: bool, pairs: &[(&str, &str)]) -> SessionConfig {
 }
 
 fn compare(name: &str, play: &Play, deviate: impl Fn(&str, &mut Vec<String>)) {
-    let (mut recorded, ours) = (recorded(name), play.links());
-    for link in LINKS {
-        let expected = recorded.get_mut(link).expect(link);
-        deviate(link, expected);
-        let ours = &ours[link];
+    compare_part(name, play, |_, _| true, deviate);
+}
+
+/// What is point to point: groups in the same recording are not there yet.
+fn is_point_to_point(_: &serde_json::Value, message: &Message) -> bool {
+    match &message.message_type {
+        Some(slim::wire::MessageType::Publish(publish)) => {
+            publish.session.unwrap().session_type() == slim::wire::SessionType::PointToPoint
+        }
+        _ => true,
+    }
+}
+
+fn compare_part(
+    name: &str,
+    play: &Play,
+    wanted: impl Fn(&serde_json::Value, &Message) -> bool,
+    deviate: impl Fn(&str, &mut Vec<String>),
+) {
+    let (recorded, ours) = (recorded(name, wanted), play.links());
+    for (link, mut expected) in recorded {
+        let link = link.as_str();
+        deviate(link, &mut expected);
+        let nothing = Vec::new();
+        let ours = ours.get(link).unwrap_or(&nothing);
         for (at, (ours, theirs)) in ours.iter().zip(expected.iter()).enumerate() {
             assert_eq!(ours, theirs, "{name}, {link}, message {at}");
         }
@@ -186,5 +231,409 @@ fn trace_14_published_before_established_best_effort() {
                 lines.insert(late, line);
             }
         }
+    });
+}
+
+/// A session with so many retries, every 500 ms.
+fn retries(max_retries: u32) -> SessionConfig {
+    every(500, max_retries)
+}
+
+fn every(millis: u64, max_retries: u32) -> SessionConfig {
+    let interval = Duration::from_millis(millis);
+    SessionConfig { reliable: Some(Retry { interval, max_retries }), ..SessionConfig::default() }
+}
+
+impl Play {
+    fn open_with(&mut self, config: SessionConfig) -> (SessionKey, SessionKey) {
+        self.world.open(self.alice, self.bob.0, "org/ns/bob", config)
+    }
+
+    fn publish(&mut self, from: usize, session: SessionKey, text: &str) -> slim::session::OpId {
+        self.world.publish(from, session, text)
+    }
+}
+
+#[test]
+fn trace_16_the_first_message_is_lost() {
+    let mut play = Play::losing("node->bob", &[T::Msg], Some(1), 1);
+    let (ours, theirs) = play.open_with(every(2000, 3));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let first = play.publish(a, ours, "p1");
+    play.world.run(Duration::from_millis(100));
+    let second = play.publish(a, ours, "p2");
+    play.delivered(a, first);
+    play.delivered(a, second);
+    assert_eq!(play.world.messages(b, theirs), ["p1", "p2"]);
+    let before_the_group = |entry: &serde_json::Value, _: &Message| entry["n"].as_u64() < Some(30);
+    compare_part("16-first-message-lost", &play, before_the_group, |link, lines| {
+        acked_rtx(link, lines, 1);
+    });
+}
+
+/// An RTX_REPLY is acknowledged by us, so that a publish that was lost once is not called
+/// undelivered: one MSG_ACK more, after it.
+fn acked_rtx(link: &str, lines: &mut Vec<String>, id: u32) {
+    if ["bob->node", "node->alice"].contains(&link) {
+        let ack = lines.iter().find(|line| line.starts_with("MsgAck ")).expect("an ack").clone();
+        let number = ack.split("id=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        lines.push(ack.replace(&format!("id={number} "), &format!("id={id} ")));
+    }
+}
+
+#[test]
+fn trace_17_a_message_cannot_be_had() {
+    let mut play = Play::losing("node->bob", &[T::Msg, T::RtxReply], Some(2), usize::MAX);
+    let (ours, theirs) = play.open_with(retries(2));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let op = play.publish(a, ours, "m1");
+    play.delivered(a, op);
+    let lost = play.publish(a, ours, "m2");
+    play.world.run(Duration::from_millis(50));
+    let op = play.publish(a, ours, "m3");
+    play.delivered(a, op);
+    play.world.run(Duration::from_millis(1500));
+    // Defect 12: the published sender calls this delivered.
+    let result = play.world.finish(a, lost).unwrap_err();
+    assert!(matches!(result, Error::Undelivered(_)), "{result}");
+    let op = play.publish(a, ours, "m4");
+    play.delivered(a, op);
+    assert_eq!(play.world.messages(b, theirs), ["m1", "m3", "m4"]);
+    let lost = |event: &Event| matches!(event, Event::MessageLost { message_id: 2, .. });
+    assert_eq!(play.world.events(b, theirs).iter().filter(|event| lost(event)).count(), 1);
+    // An RTX_REQUEST is no acknowledgement for us: number 2 is repeated as often as it may be, T
+    // after each request.
+    compare("17-rtx-exhausted", &play, |_, lines| {
+        let is = |line: &String, id| line.starts_with(&format!("Msg PointToPoint id={id} "));
+        if let Some(second) = lines.iter().find(|line| is(line, 2)).cloned() {
+            let fourth = lines.iter().position(|line| is(line, 4)).unwrap();
+            lines.splice(fourth..fourth, [second.clone(), second]);
+        }
+    });
+}
+
+#[test]
+fn trace_18_nobody_acknowledges() {
+    let mut play = Play::losing("node->alice", &[T::MsgAck], None, 3);
+    let (ours, _) = play.open_with(retries(2));
+    let a = play.alice.0;
+    let op = play.publish(a, ours, "m1");
+    // Defect 12: the published sender calls this delivered.
+    assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
+    let kept = play.publish(a, ours, "m2");
+    assert!(matches!(play.world.finish(a, kept), Err(Error::Undelivered(_))));
+    play.world.run(Duration::from_secs(20));
+    let events = play.world.events(a, ours);
+    assert!(matches!(events, [Event::PeerOffline(_), Event::PeerOnline(_)]), "{events:?}");
+    // The published one keeps both messages for ever and sends them, the later first, when Bob is
+    // heard of. Ours has said after (R+1)*T that they are undelivered, and sends neither. It has
+    // spoken before the first heartbeat was due, like the recorded one, and so says nothing then.
+    compare("18-no-acks-at-all", &play, |_, lines| {
+        let first = lines.iter().position(|line| line.starts_with("Heartbeat ")).unwrap();
+        let mut tail = lines.split_off(first);
+        tail.retain(|line| !line.starts_with("Msg ") && !line.starts_with("MsgAck "));
+        lines.extend(tail);
+    });
+}
+
+#[test]
+fn trace_19_nobody_answers_with_the_default_timers() {
+    let mut world = World::new(7).with_real_identities().with_trace();
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    world.attach(a, alice, node);
+    let (_, op) = world.open_start(a, alice, "org/ns/nobody", config(false, &[]));
+    let before = world.time();
+    assert!(matches!(world.finish(a, op), Err(Error::NoRoute(_))));
+    assert_eq!((world.ended_at(a, op) - before).as_secs(), 11);
+    let play = Play { world, alice: (a, alice), bob: (a, alice) };
+    let defaults = |entry: &serde_json::Value, message: &Message| {
+        is_point_to_point(entry, message)
+            && (kind_and_id(message).is_none() || entry["t"].as_f64() > Some(8.0))
+    };
+    compare_part("19-discovery-no-answer", &play, defaults, |_, _| {});
+}
+
+/// A session is opened although one message is lost, and carries one.
+fn repaired(name: &str, mut play: Play, deviate: impl Fn(&str, &mut Vec<String>)) {
+    let (ours, theirs) = play.open_with(retries(2));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let op = play.publish(a, ours, "m1");
+    play.delivered(a, op);
+    assert_eq!(play.world.messages(b, theirs), ["m1"]);
+    compare_part(name, &play, is_point_to_point, deviate);
+}
+
+#[test]
+fn trace_20_a_join_request_is_lost() {
+    let play = Play::losing("node->bob", &[T::JoinRequest], None, 1);
+    repaired("20-join-request-lost", play, |_, _| {});
+}
+
+#[test]
+fn trace_21_a_join_reply_is_lost() {
+    let play = Play::losing("node->alice", &[T::JoinReply], None, 1);
+    // Defect 6: the published invitee takes the repetition for a replay and the session fails.
+    // Ours answers it; what follows is as in trace 20.
+    let rest = recorded("20-join-request-lost", |_, _| true);
+    repaired("21-join-reply-lost", play, |link, lines| {
+        let at = lines.iter().rposition(|line| line.starts_with("Join")).unwrap();
+        let again = usize::from(lines[at].starts_with("JoinRequest "));
+        lines.truncate(at + 1 - 2 * again);
+        let tail = &rest[link];
+        let from = tail.iter().rposition(|line| line.starts_with("Join")).unwrap();
+        lines.extend_from_slice(&tail[from..]);
+    });
+}
+
+#[test]
+fn trace_23_the_ack_of_the_welcome_is_lost() {
+    let play = Play::losing("node->alice", &[T::GroupAck], None, 1);
+    repaired("23-welcome-ack-lost", play, |_, _| {});
+}
+
+#[test]
+fn trace_25_a_discovery_reply_is_lost() {
+    let play = Play::losing("node->alice", &[T::DiscoveryReply], None, 1);
+    repaired("25-discovery-reply-lost", play, |_, _| {});
+}
+
+#[test]
+fn trace_28_another_secret() {
+    let mut world = World::new(7).with_real_identities().with_trace();
+    let node = world.process("node");
+    let (a, b) = (world.process("alice"), world.process("bob"));
+    let alice = world.app(a, "org/ns/alice");
+    let bob = world.app_with_secret(b, "org/ns/bob", "another secret of at least 32 bytes");
+    world.attach(a, alice, node);
+    world.attach(b, bob, node);
+    let (_, op) = world.open_start(a, alice, "org/ns/bob", retries(1));
+    assert!(matches!(world.finish(a, op), Err(Error::NoRoute(_))));
+    let play = Play { world, alice: (a, alice), bob: (b, bob) };
+    compare("28-wrong-secret", &play, |_, _| {});
+}
+
+#[test]
+fn trace_32_the_peer_is_killed() {
+    let mut play = Play::new();
+    let (ours, _) = play.open_with(retries(2));
+    let (a, b) = (play.alice.0, play.bob.0);
+    play.world.run(Duration::from_secs(1));
+    play.world.kill(b);
+    play.world.run(Duration::from_secs(35));
+    assert!(matches!(play.world.events(a, ours), [Event::PeerOffline(_)]));
+    let op = play.publish(a, ours, "m1");
+    assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
+    let op = play.world.close(a, ours);
+    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    // The published one leaves out the first heartbeat, having spoken in the handshake; and it
+    // waits for the goodbye of a peer that is known to be gone. Ours says it once.
+    compare("32-p2p-peer-crash", &play, |link, lines| {
+        if link == "alice->node" {
+            let close = lines.iter().position(|line| line.starts_with("GroupClose ")).unwrap();
+            lines.truncate(close + 1);
+            lines.insert(close, lines[close - 1].clone());
+        }
+        close_to_the_peer(lines);
+    });
+}
+
+#[test]
+fn trace_37_a_message_is_not_pushed_out_of_the_senders_buffer() {
+    // Not compared line by line: the published sender has no window, and 600 messages push number 2
+    // out of its buffer before it is asked for, so the answer is an error. Ours has at most as many
+    // messages under way as it keeps: what is asked for late is still there.
+    let mut requests = 1;
+    let mut play = Play::with(Some(Box::new(move |link, message| {
+        let Some((kind, id)) = kind_and_id(message) else { return 1 };
+        let lost = link == "node->bob" && kind == T::Msg && id == 2;
+        let unasked = link == "node->alice" && kind == T::RtxRequest && requests > 0;
+        requests -= usize::from(unasked);
+        usize::from(!lost && !unasked)
+    })));
+    let (ours, theirs) = play.open_with(retries(5));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let window = slim::limits::SENDER_WINDOW;
+    let ops: Vec<_> = (1..=window).map(|n| play.publish(a, ours, &n.to_string())).collect();
+    for op in ops {
+        play.delivered(a, op);
+    }
+    let all: Vec<String> = (1..=window).map(|n| n.to_string()).collect();
+    assert_eq!(play.world.messages(b, theirs), all);
+}
+
+#[test]
+fn trace_38_closing_with_something_unacknowledged() {
+    let mut play = Play::losing("node->bob", &[T::Msg], None, usize::MAX);
+    let (ours, _) = play.open_with(retries(3));
+    let a = play.alice.0;
+    let publish = play.publish(a, ours, "m1");
+    play.world.run(Duration::from_millis(50));
+    let before = play.world.time();
+    let op = play.world.close(a, ours);
+    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    assert_eq!((play.world.ended_at(a, op) - before).as_millis() / 100, 19);
+    assert!(matches!(play.world.finish(a, publish), Err(Error::Undelivered(_))));
+    play.world.run(Duration::from_secs(1));
+    // The published one tells its peer first and then repeats the message to a session that is gone;
+    // ours says goodbye after the last try. Bob was taken for gone by then, so nobody is waited for.
+    compare("38-close-with-pending", &play, |_, lines| goodbye_last(lines, "GroupClose"));
+}
+
+#[test]
+fn trace_39_closing_from_the_invited_side_with_something_unacknowledged() {
+    let mut play = Play::losing("node->alice", &[T::Msg], None, usize::MAX);
+    let (_, theirs) = play.open_with(retries(3));
+    let b = play.bob.0;
+    let publish = play.publish(b, theirs, "m1");
+    let op = play.world.close(b, theirs);
+    assert_eq!(play.world.finish(b, op), Ok(Value::Nothing));
+    assert!(matches!(play.world.finish(b, publish), Err(Error::Undelivered(_))));
+    play.world.run(Duration::from_secs(1));
+    compare("39-close-by-participant-with-pending", &play, |_, lines| {
+        goodbye_last(lines, "LeaveRequest");
+    });
+}
+
+fn goodbye_last(lines: &mut Vec<String>, goodbye: &str) {
+    close_to_the_peer(lines);
+    if let Some(at) = lines.iter().position(|line| line.starts_with(&format!("{goodbye} "))) {
+        let line = lines.remove(at);
+        lines.push(line);
+    }
+}
+
+#[test]
+fn trace_41_everything_comes_twice() {
+    let play = Play::with(Some(Box::new(|link, message| {
+        let control = kind_and_id(message).is_some_and(|(kind, _)| kind.is_control());
+        if link == "node->bob" && control {
+            2
+        } else {
+            1
+        }
+    })));
+    // Defect 3: at the second DISCOVERY_REPLY the published moderator fails. Ours answers a request
+    // that is repeated at once only once, and goes on; the rest is as in trace 20, but that a
+    // second JOIN_REQUEST and a second GROUP_WELCOME are answered again.
+    let rest = recorded("20-join-request-lost", |_, _| true);
+    repaired("41-duplicates", play, |link, lines| {
+        let join = lines.iter().position(|line| line.starts_with("Join")).unwrap();
+        lines.truncate(join);
+        lines.dedup_by(|b, a| b.starts_with("DiscoveryReply ") && a == b);
+        let tail = &rest[link];
+        let from = tail.iter().rposition(|line| line.starts_with("Join")).unwrap();
+        lines.extend_from_slice(&tail[from..]);
+        for kind in ["JoinReply ", "GroupAck "] {
+            if let Some(at) = lines.iter().position(|line| line.starts_with(kind)) {
+                lines.insert(at, lines[at].clone());
+            }
+        }
+    });
+}
+
+#[test]
+fn trace_46_the_node_is_killed() {
+    let mut play = Play::new();
+    let (ours, _) = play.open_with(retries(2));
+    let a = play.alice.0;
+    let handshake = play.links();
+    play.world.kill(0);
+    // Defect 12: the published one says that these are delivered.
+    for _ in 0..3 {
+        let op = play.publish(a, ours, "m1");
+        assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
+    }
+    let op = play.world.close(a, ours);
+    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    assert_eq!(play.links(), handshake, "there is nothing to send over");
+    compare("46-node-down", &play, |_, _| {});
+}
+
+#[test]
+fn trace_47_closing_while_nobody_has_answered() {
+    let mut world = World::new(7).with_real_identities().with_trace();
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    world.attach(a, alice, node);
+    let (ours, opening) = world.open_start(a, alice, "org/ns/nobody", retries(3));
+    let close = world.close(a, ours);
+    assert!(matches!(world.finish(a, opening), Err(Error::Closed(_))));
+    assert_eq!(world.finish(a, close), Ok(Value::Nothing));
+    world.run(Duration::from_secs(5));
+    let play = Play { world, alice: (a, alice), bob: (a, alice) };
+    // The published one says goodbye four times to a name that nobody has; ours to nobody.
+    compare("47-close-during-handshake", &play, |_, lines| {
+        lines.retain(|line| !line.starts_with("GroupClose "));
+    });
+}
+
+#[test]
+fn trace_48_the_responder_deletes_its_session() {
+    let mut play = Play::new();
+    let (ours, theirs) = play.open_with(retries(2));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let op = play.world.close(b, theirs);
+    play.delivered(b, op);
+    let reason = &play.world.processes[a].ended[&ours];
+    assert!(reason.starts_with("participant disconnected: org/ns/bob/"), "{reason}");
+    compare("48-delete-session", &play, |_, _| {});
+}
+
+#[test]
+fn trace_49_two_sessions_count_for_themselves() {
+    let mut play = Play::new();
+    let (a, b) = (play.alice.0, play.bob.0);
+    let sessions = [play.open_with(retries(2)), play.open_with(retries(2))];
+    for _ in 1..=3 {
+        for ((ours, _), text) in sessions.into_iter().zip(["x", "y"]) {
+            let op = play.publish(a, ours, text);
+            play.delivered(a, op);
+        }
+        let op = play.publish(b, sessions[0].1, "z");
+        play.delivered(b, op);
+    }
+    compare("49-session-id-and-message-ids", &play, |_, _| {});
+}
+
+#[test]
+fn trace_56_the_answer_is_slow() {
+    let mut play = Play::new();
+    let (a, alice) = play.alice;
+    play.world.hold("node->alice", true);
+    let (ours, op) = play.world.open_start(a, alice, "org/ns/bob", retries(3));
+    play.world.run(Duration::from_millis(700));
+    play.world.hold("node->alice", false);
+    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    let op = play.publish(a, ours, "x");
+    play.delivered(a, op);
+    // The recording has both answers twice: when they were held, and when they were let go.
+    let once = |entry: &serde_json::Value, message: &Message| {
+        let kind = kind_and_id(message).map(|(kind, _)| kind);
+        entry["link"] != "node->alice"
+            || kind != Some(T::DiscoveryReply)
+            || entry["dropped"].as_bool() == Some(true)
+    };
+    compare_part("56-slow-discovery-reply", &play, once, |_, _| {});
+}
+
+#[test]
+fn trace_57_who_comes_back_gets_nothing_again() {
+    let mut play = Play::losing("node->bob", &[T::Heartbeat], None, 2);
+    let (ours, theirs) = play.open_with(retries(3));
+    let (a, b) = (play.alice.0, play.bob.0);
+    for n in 1..=3 {
+        let op = play.publish(a, ours, &format!("m{n}"));
+        play.delivered(a, op);
+    }
+    play.world.run(Duration::from_millis(36_000));
+    assert!(matches!(play.world.events(b, theirs), [Event::PeerOffline(_)]));
+    let op = play.publish(a, ours, "m4");
+    play.delivered(a, op);
+    play.world.run(Duration::from_secs(5));
+    assert_eq!(play.world.messages(b, theirs), ["m1", "m2", "m3", "m4"]);
+    // Defect 8: the published receiver has forgotten its place and asks for everything again.
+    compare("57-p2p-offline-then-redelivery", &play, |_, lines| {
+        lines.retain(|line| !line.starts_with("Rtx"));
     });
 }

@@ -161,7 +161,12 @@ impl Session {
                 sender::Output::Credit { messages, bytes } => {
                     self.out.push(Output::Credit { messages, bytes });
                 }
-                sender::Output::Silent(name) => self.went_offline(&name),
+                sender::Output::Silent { name, since } => {
+                    // Whoever said something since then is there: this message alone is lost.
+                    if !self.roster.heard_since(&name, since) {
+                        self.went_offline(&name);
+                    }
+                }
             }
         }
     }

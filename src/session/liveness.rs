@@ -11,7 +11,7 @@ const NO_EPOCH: u64 = u64::MAX;
 impl Session {
     /// A member was heard of, whatever it said.
     pub(super) fn heard(&mut self, name: &Name, cx: &Context<'_>) {
-        if self.roster.heard(name) {
+        if self.roster.heard(name, cx.now.mono) {
             self.event(Event::PeerOnline(name.clone()));
             self.flush_kept(cx);
         }

@@ -4,6 +4,7 @@
 //! (DESIGN decision 12).
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use crate::limits;
 use crate::name::Name;
@@ -20,6 +21,8 @@ pub(super) struct Member {
     pub(super) ready: bool,
     /// Looks at it since something was heard.
     silent: u32,
+    /// When something was heard last.
+    heard: Option<Instant>,
 }
 
 /// The other members of a session.
@@ -35,7 +38,7 @@ impl Roster {
         let settings = participant.settings.as_ref()?;
         let online = participant.status == ParticipantState::Online as i32;
         let receives_data = settings.receives_data;
-        let member = Member { receives_data, online, ready: false, silent: 0 };
+        let member = Member { receives_data, online, ready: false, silent: 0, heard: None };
         self.members.insert(name.clone(), member);
         Some(name)
     }
@@ -62,12 +65,18 @@ impl Roster {
     }
 
     /// Something was heard of a member. `true`: it was offline and is back.
-    pub(super) fn heard(&mut self, name: &Name) -> bool {
+    pub(super) fn heard(&mut self, name: &Name, now: Instant) -> bool {
         let Some(member) = self.members.get_mut(name) else {
             return false;
         };
         member.silent = 0;
+        member.heard = Some(now);
         !std::mem::replace(&mut member.online, true)
+    }
+
+    /// Whether something was heard of a member after this moment.
+    pub(super) fn heard_since(&self, name: &Name, moment: Instant) -> bool {
+        self.members.get(name).and_then(|member| member.heard).is_some_and(|heard| heard > moment)
     }
 
     /// A member does not answer. `true`: that is news.

@@ -32,7 +32,7 @@ pub(super) enum Output {
     /// There is room for so many more messages and bytes.
     Credit { messages: usize, bytes: usize },
     /// This member has not acknowledged a message in all the tries.
-    Silent(Name),
+    Silent { name: Name, since: Instant },
 }
 
 /// The sending half of a session.
@@ -59,6 +59,7 @@ struct InFlight {
     /// Went offline before they acknowledged.
     silent: Vec<Name>,
     tries_left: u32,
+    sent: Instant,
     due: Instant,
     op: Option<OpId>,
     bytes: usize,
@@ -135,6 +136,7 @@ impl Sender {
                     missing: receivers.to_vec(),
                     silent: Vec::new(),
                     tries_left: retry.max_retries,
+                    sent: now,
                     due,
                     op,
                     bytes: payload.len(),
@@ -244,8 +246,9 @@ impl Sender {
         let (true, Some(payload)) = (message.tries_left > 0, payload) else {
             let missing = std::mem::take(&mut message.missing);
             message.silent.extend(missing.iter().cloned());
+            let since = message.sent;
             self.finish_if_done(number, out);
-            return out.extend(missing.into_iter().map(Output::Silent));
+            return out.extend(missing.into_iter().map(|name| Output::Silent { name, since }));
         };
         message.tries_left -= 1;
         message.due = now + retry.interval;
@@ -378,7 +381,7 @@ mod tests {
         sender.handle_timeout(start + Duration::from_secs(3), &mut out);
         let lost = Outcome::Undelivered(vec![bob.clone()]);
         assert!(out.contains(&Output::Finished { op: Some(OpId(7)), outcome: lost }));
-        assert!(out.contains(&Output::Silent(bob.clone())));
+        assert!(out.contains(&Output::Silent { name: bob.clone(), since: start }));
         let kept = sender.requested(1, start + Duration::from_secs(4));
         assert!(kept.is_some(), "still there for being asked for");
     }

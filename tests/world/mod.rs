@@ -19,7 +19,7 @@ use slim::name::Name;
 use slim::node::{AcceptOptions, Node, NodeOptions, Output, TransportId, Value};
 use slim::router::{ConnectionId, Gateway};
 use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
-use tap::Tap;
+use tap::{Proxy, Tap};
 use twox_hash::XxHash64;
 
 /// What the sockets on both ends of a link hold together.
@@ -56,8 +56,12 @@ struct Pipe {
     /// When the last bytes on the way arrive: none overtakes another.
     last: Instant,
     tap: Tap,
+    proxy: Proxy,
     link: String,
 }
+
+/// How often a message goes on over a link: 0 loses it, 2 doubles it.
+pub type Copies = Box<dyn FnMut(&str, &slim::wire::Message) -> usize>;
 
 /// The network.
 pub struct World {
@@ -77,6 +81,8 @@ pub struct World {
     pub digest: u64,
     real_identities: bool,
     record: bool,
+    /// Every link has somebody on it who loses and doubles messages. Set before the first link.
+    pub copies: Option<Copies>,
 }
 
 impl World {
@@ -96,6 +102,7 @@ impl World {
             digest: 0,
             real_identities: false,
             record: false,
+            copies: None,
         }
     }
 
@@ -407,7 +414,7 @@ impl World {
     }
 
     /// Puts bytes on a link, split at random places.
-    fn put(&mut self, from: (usize, TransportId), mut bytes: &[u8]) {
+    fn put(&mut self, from: (usize, TransportId), bytes: &[u8]) {
         let Some(at) = self.pipes.iter().position(|p| p.from == from && p.end.is_none()) else {
             return;
         };
@@ -417,6 +424,11 @@ impl World {
                 self.trace.push((link.clone(), message));
             }
         }
+        let filtered = self.copies.as_mut().map(|copies| {
+            let Pipe { proxy, link, .. } = &mut self.pipes[at];
+            proxy.pass(bytes, |message| copies(link, message))
+        });
+        let mut bytes = filtered.as_deref().unwrap_or(bytes);
         self.digest = XxHash64::oneshot(self.digest, bytes);
         let jitter = self.jitter.as_micros() as u64;
         while !bytes.is_empty() {
@@ -486,7 +498,7 @@ impl World {
         for (from, to) in [(a, b), (b, a)] {
             let (source, target) = (&self.processes[from.0].name, &self.processes[to.0].name);
             let link = format!("{source}->{target}");
-            let tap = Tap::new(from == a);
+            let (tap, proxy) = (Tap::new(from == a), Proxy::new(from == a));
             self.pipes.push(Pipe {
                 to,
                 from,
@@ -495,6 +507,7 @@ impl World {
                 stalled: false,
                 last: self.now.mono,
                 tap,
+                proxy,
                 link,
             });
         }
@@ -548,6 +561,13 @@ impl World {
             }
             Some(_) => {}
             None => self.pipes.iter_mut().for_each(|pipe| pipe.stalled = false),
+        }
+    }
+
+    /// What is on one link waits, or goes on.
+    pub fn hold(&mut self, link: &str, held: bool) {
+        for pipe in self.pipes.iter_mut().filter(|pipe| pipe.link == link) {
+            pipe.stalled = held;
         }
     }
 

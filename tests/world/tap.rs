@@ -43,6 +43,73 @@ impl Tap {
     }
 }
 
+/// The messages of one direction, taken out of its bytes and put back as often as somebody says.
+pub struct Proxy {
+    bytes: Vec<u8>,
+    preface: usize,
+    decoder: Decoder,
+}
+
+impl Proxy {
+    pub fn new(dialler: bool) -> Proxy {
+        Proxy { bytes: Vec::new(), preface: if dialler { 24 } else { 0 }, decoder: Decoder::new() }
+    }
+
+    /// The bytes that go on: each message as often as `copies` says, in DATA frames of its own.
+    pub fn pass(&mut self, bytes: &[u8], mut copies: impl FnMut(&Message) -> usize) -> Vec<u8> {
+        self.bytes.extend_from_slice(bytes);
+        let mut out: Vec<u8> = Vec::new();
+        if self.bytes.len() < self.preface {
+            return out;
+        }
+        out.extend(self.bytes.drain(..std::mem::take(&mut self.preface)));
+        while let [a, b, c, kind, ..] = self.bytes[..] {
+            let len = u32::from_be_bytes([0, a, b, c]) as usize;
+            if self.bytes.len() < 9 + len {
+                break;
+            }
+            let frame: Vec<u8> = self.bytes.drain(..9 + len).collect();
+            if kind != 0 {
+                out.extend(frame);
+                continue;
+            }
+            let (stream, end) = (&frame[5..9], frame[4] & 1);
+            let mut data = |payload: &[u8], flags: u8| {
+                out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+                out.extend_from_slice(&[0, flags]);
+                out.extend_from_slice(stream);
+                out.extend_from_slice(payload);
+            };
+            let each = &mut |bytes: &[u8]| {
+                let message = Message::decode(bytes).unwrap();
+                let mut whole = vec![0];
+                whole.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+                whole.extend_from_slice(bytes);
+                for _ in 0..copies(&message) {
+                    whole.chunks(16_384).for_each(|chunk| data(chunk, 0));
+                }
+            };
+            self.decoder.feed(&frame[9..], each).unwrap();
+            if end == 1 {
+                data(&[], 1);
+            }
+        }
+        out
+    }
+}
+
+/// What kind of session message it is, and its number.
+pub fn kind_and_id(message: &Message) -> Option<(SessionMessageType, u32)> {
+    match message.message_type.as_ref()? {
+        MessageType::Publish(publish) => {
+            let session = publish.session?;
+            let kind = SessionMessageType::try_from(session.session_message_type).ok()?;
+            Some((kind, session.message_id))
+        }
+        _ => None,
+    }
+}
+
 /// A message without what differs from run to run: ids, tokens, keys, signatures.
 pub fn masked(message: &Message) -> String {
     let mut keys: Vec<&str> = message.metadata.keys().map(String::as_str).collect();
