@@ -140,3 +140,11 @@ pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
 pub const REPEATED_WARNING: Duration = Duration::from_secs(10);
 /// Different warnings that are remembered for that.
 pub const REMEMBERED_WARNINGS: usize = 64;
+/// Bytes that may wait for one link before messages in transit to it are dropped. Windows keep it
+/// far lower, unless senders come back on new links again and again.
+pub const TRANSIT_BACKLOG: usize = 32 * 1024 * 1024;
+/// Bytes that may wait for a link before acknowledgements, repetitions and heartbeats to it are
+/// dropped: they come again by themselves.
+pub const REPEAT_BACKLOG: usize = 2 * 1024 * 1024;
+/// A link that was up for less than this is dialled again under the backoff, not at once.
+pub const STABLE_LINK: Duration = Duration::from_millis(100);

@@ -488,3 +488,61 @@ fn a_full_inbox_takes_nothing_and_loses_nothing() {
     }
     assert_eq!(world.messages(bob.0, bob.1), ["0", "1", "2", "3", "4"]);
 }
+
+#[test]
+fn a_program_that_ends_has_told_its_peer() {
+    let Two { mut world, alice, bob, .. } = two(1, best_effort());
+    // At once, before anything has left: the last message, the goodbye.
+    let now = world.now;
+    let node = &mut world.processes[alice.0].node;
+    let payload = slim::session::Payload::new(b"the last".to_vec(), "", Default::default());
+    node.publish(alice.1, payload, None, now);
+    node.shut_down(now);
+    world.run(SECOND);
+    assert_eq!(world.messages(bob.0, bob.1), ["the last"]);
+    assert!(world.processes[bob.0].ended.contains_key(&bob.1));
+}
+
+#[test]
+fn a_connection_that_is_being_made_takes_nobodys_messages() {
+    let mut world = World::new(1);
+    let (node, a, b) = (world.process("node"), world.process("alice"), world.process("bob"));
+    let away = world.process("away");
+    world.processes[away].up = false;
+    let (alice, bob) = (world.app(a, "org/ns/alice"), world.app(b, "org/ns/bob"));
+    world.attach(a, alice, node);
+    world.attach(b, bob, node);
+    world.connect_start(a, away, None);
+    world.open((a, alice), b, "org/ns/bob", reliable(500, 3));
+}
+
+#[test]
+fn a_link_that_ends_as_soon_as_it_is_up_is_not_dialled_without_pause() {
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    world.connect(a, node);
+    let mut dialled = 0;
+    for _ in 0..1000 {
+        world.cut(a);
+        world.run(Duration::from_millis(10));
+        dialled += usize::from(world.processes[a].node.stats().up == 1);
+    }
+    assert!(dialled < 20, "{dialled} links in ten seconds");
+}
+
+#[test]
+fn what_comes_again_does_not_pile_up() {
+    let Two { mut world, node, alice, bob } = two(1, reliable(500, 10));
+    world.stall(node, true);
+    let text = "z".repeat(16_000);
+    for _ in 0..limits::SENDER_WINDOW {
+        world.publish(alice.0, alice.1, &text);
+    }
+    let first = world.processes[alice.0].node.stats().backlog;
+    world.run(4 * SECOND);
+    let later = world.processes[alice.0].node.stats().backlog;
+    assert!(later <= first + limits::REPEAT_BACKLOG, "{first} {later}");
+    world.stall(node, false);
+    world.run(5 * SECOND);
+    assert_eq!(world.messages(bob.0, bob.1).len(), limits::SENDER_WINDOW);
+}

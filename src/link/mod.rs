@@ -130,6 +130,8 @@ pub struct Link {
     origins: Taken,
     out: Vec<u8>,
     out_head: usize,
+    /// Where the last DATA frame in `out` ends.
+    data_end: usize,
     heard: Instant,
     ping_sent: Option<Instant>,
     /// Over, but the HTTP/2 connection is still served: the peer may have something to read.
@@ -182,6 +184,7 @@ impl Link {
             origins: Taken::default(),
             out: Vec::new(),
             out_head: 0,
+            data_end: 0,
             heard: now.mono,
             ping_sent: None,
             lingers: false,
@@ -258,10 +261,18 @@ impl Link {
         own.into_iter().chain(stuck).min()
     }
 
-    /// When the peer counts as stuck; `None` while nothing waits for it, or if it already does.
+    /// When the peer counts as stuck; `None` while no data waits for it, or if it already does. A
+    /// node that we dialled as a leaf never does: it holds our window back for those who are slow
+    /// behind it, and whether it lives is found by PINGs.
     fn stuck_at(&self) -> Option<Instant> {
-        let waits = self.is_up() && !self.is_stuck && self.backlog() > 0;
-        waits.then(|| self.progress + limits::STUCK_RECEIVER_TIMEOUT)
+        let applies = self.dial.is_none() || self.connection_type != LinkConnectionType::Edge;
+        let waits = self.is_up() && !self.is_stuck && self.data_waits();
+        (applies && waits).then(|| self.progress + limits::STUCK_RECEIVER_TIMEOUT)
+    }
+
+    /// Whether DATA waits for the peer; control frames do not count.
+    fn data_waits(&self) -> bool {
+        self.http2.queued() > 0 || self.out_head < self.data_end
     }
 
     /// Time has passed.
@@ -305,6 +316,9 @@ impl Link {
         }
         log::warn!("a node takes nothing: messages for it are dropped");
         self.is_stuck = true;
+        // Those who sent what waits here are not held up any longer; it may still get there.
+        let events = &mut self.events;
+        self.origins.forgive(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
     }
 
     /// Bytes of a message in transit: their window is given back when their target took them.
@@ -353,9 +367,7 @@ impl Link {
         if self.is_stuck && matches!(origin, Origin::Transit(_) | Origin::Fanout(_)) {
             return Err(FrameError::Invalid("the next node takes nothing"));
         }
-        if self.backlog() == 0 {
-            self.progress = now.mono;
-        }
+        self.begin_waiting(now);
         let key = if self.signs { self.key.as_ref() } else { None };
         let buffer = self.http2.send_buffer();
         let before = buffer.len();
@@ -368,6 +380,13 @@ impl Link {
         let len = buffer.len() - before;
         self.origins.push(origin, len);
         Ok(())
+    }
+
+    /// Something is about to wait: it has waited since now, unless something else did before.
+    fn begin_waiting(&mut self, now: Now) {
+        if !self.data_waits() {
+            self.progress = now.mono;
+        }
     }
 
     /// Sends a message that carries no header: negotiation or ack.
@@ -385,7 +404,8 @@ impl Link {
 
     /// Acknowledges a subscription. A peer that asks for more than it reads gets no more than
     /// [`limits::WAITING_ACKS`].
-    pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck) {
+    pub fn send_ack(&mut self, ack: crate::wire::SubscriptionAck, now: Now) {
+        self.begin_waiting(now);
         if self.origins.own() >= limits::WAITING_ACKS {
             log::debug!("an acknowledgement was dropped: too many wait");
         } else if self.is_up() {
@@ -402,32 +422,47 @@ impl Link {
     /// Moves what may be sent into the socket's buffer and gives that out. Take what was written
     /// off with [`Link::wrote`].
     pub fn output(&mut self) -> &[u8] {
-        if self.out_head == self.out.len() {
-            self.out.clear();
+        if self.out_head == self.out.len() || self.out_head >= limits::SOCKET_BUFFER {
+            self.out.drain(..self.out_head);
+            self.data_end = self.data_end.saturating_sub(self.out_head);
             self.out_head = 0;
         }
-        let limit = self.out_head + limits::SOCKET_BUFFER;
+        self.fill_output(self.out_head + limits::SOCKET_BUFFER);
+        &self.out[self.out_head..]
+    }
+
+    /// What is left to be written when nothing more will be sent: all that the peer's windows take.
+    pub fn rest(&mut self) -> &[u8] {
+        self.fill_output(usize::MAX);
+        &self.out[self.out_head..]
+    }
+
+    fn fill_output(&mut self, limit: usize) {
         if self.out.len() < limit {
+            let before = self.http2.taken();
             if let Err(error) = self.http2.write_output(&mut self.out, limit) {
                 self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
+            }
+            if self.http2.taken() != before {
+                self.data_end = self.out.len();
             }
             let events = &mut self.events;
             self.origins.taken(self.http2.taken(), |origin, bytes| {
                 events.push_back(Event::Taken(origin, bytes));
             });
         }
-        &self.out[self.out_head..]
     }
 
     /// The first `len` bytes of [`Link::output`] have been written.
     pub fn wrote(&mut self, len: usize, now: Now) {
-        if len > 0 {
+        if len > 0 && self.out_head < self.data_end {
             self.progress = now.mono;
             self.is_stuck = false;
         }
         self.out_head = (self.out_head + len).min(self.out.len());
         if self.out_head == self.out.len() {
             self.out_head = 0;
+            self.data_end = 0;
             if self.out.capacity() > limits::SOCKET_BUFFER {
                 self.out = Vec::new();
             } else {
@@ -625,6 +660,8 @@ impl Link {
     /// Dialler: RST_STREAM(CANCEL) and GOAWAY, as the published client does.
     fn cancel(&mut self, text: &str) {
         const CANCEL: u32 = 8;
+        // What was sent before the end goes first, as far as the peer takes it.
+        self.fill_output(usize::MAX);
         self.http2.reset(CANCEL);
         self.http2.goaway(0);
         self.over(CloseReason::retry(text));

@@ -3,8 +3,6 @@
 
 use std::collections::VecDeque;
 
-use crate::router::ConnectionId;
-
 /// Who produced bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -12,8 +10,8 @@ pub enum Origin {
     Own,
     /// Nobody who waits for room.
     Link,
-    /// Another link of this node: transit to this link alone.
-    Transit(ConnectionId),
+    /// Another link of this node, by the number of its transport: transit to this link alone.
+    Transit(u64),
     /// Another link: transit to several; the node knows which message it is.
     Fanout(u64),
     /// One best-effort publish of a local session, of so many payload bytes.
@@ -85,6 +83,15 @@ impl Taken {
         }
     }
 
+    /// Messages in transit are given back before they have left.
+    pub(super) fn forgive(&mut self, mut each: impl FnMut(Origin, usize)) {
+        for (_, origin, bytes) in &mut self.waiting {
+            if matches!(origin, Origin::Transit(_) | Origin::Fanout(_)) {
+                each(std::mem::replace(origin, Origin::Link), *bytes);
+            }
+        }
+    }
+
     /// The link is over: everything is given back.
     pub(super) fn drop_all(&mut self, mut each: impl FnMut(Origin, usize)) {
         self.own = 0;
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn bytes_go_back_to_their_origin_in_order() {
-        let (a, b) = (Origin::Transit(ConnectionId(1)), Origin::Transit(ConnectionId(2)));
+        let (a, b) = (Origin::Transit(1), Origin::Transit(2));
         let mut queue = Taken::default();
         queue.push(a, 10);
         queue.push(a, 5);

@@ -461,13 +461,13 @@ fn acknowledgements_for_a_peer_that_does_not_read_them_end_at_their_limit() {
     let ack =
         |number| SubscriptionAck { subscription_id: number, success: true, ..Default::default() };
     for number in 0..100_000 {
-        bench.link.send_ack(ack(number + (1 << 60)));
+        bench.link.send_ack(ack(number + (1 << 60)), bench.now);
     }
     let waiting = bench.link.backlog();
     let bound = limits::WAITING_ACKS;
     assert!((bound..bound + 100).contains(&waiting), "{waiting}");
     bench.exchange();
-    bench.link.send_ack(ack(7));
+    bench.link.send_ack(ack(7), bench.now);
     bench.exchange();
     let last = bench.messages.last().unwrap();
     assert_eq!(
@@ -475,6 +475,98 @@ fn acknowledgements_for_a_peer_that_does_not_read_them_end_at_their_limit() {
         Some(MessageType::SubscriptionAck(ack(7))),
         "there is room again"
     );
+}
+
+impl Bench {
+    /// Queues a message of so many bytes for the peer.
+    fn queue(&mut self, len: usize, origin: Origin) {
+        let payload =
+            crate::wire::ApplicationPayload { blob: vec![7; len].into(), ..Default::default() };
+        let mut message = publish(header());
+        if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+            let content = crate::wire::ContentType::AppPayload(payload);
+            publish.msg = Some(crate::wire::Content { content_type: Some(content) });
+        }
+        let (mut frame, now) = (Frame::new(message), self.now);
+        self.link.send(&mut frame, None, origin, usize::MAX, now).unwrap();
+    }
+
+    fn pass(&mut self, secs: u64) {
+        self.now = self.now.after(Duration::from_secs(secs));
+        if self.link.poll_timeout().is_some_and(|at| at <= self.now.mono) {
+            self.link.handle_timeout(self.now);
+        }
+        self.events.extend(std::iter::from_fn(|| self.link.poll_output()));
+    }
+}
+
+#[test]
+fn a_socket_that_is_never_quite_empty_costs_no_memory() {
+    let (mut bench, _) = up(true);
+    bench.queue(300_000, Origin::Link);
+    for _ in 0..200 {
+        bench.queue(100_000, Origin::Link);
+        // The socket takes as much as came, and never all.
+        let bytes = bench.link.output()[..100_000].to_vec();
+        bench.link.wrote(bytes.len(), bench.now);
+        let mut found = Vec::new();
+        for chunk in bytes.chunks(limits::HTTP2_FEED) {
+            bench.peer.receive(chunk, &mut found).unwrap();
+        }
+        for event in found {
+            if let http2::Event::Data(range) = event {
+                bench.peer.consume(range.len());
+            }
+        }
+        let mut windows = Vec::new();
+        bench.peer.write_output(&mut windows, usize::MAX).unwrap();
+        bench.link.handle_bytes(&windows, bench.now, &mut bench.entropy);
+    }
+    let bound = 4 * limits::SOCKET_BUFFER;
+    assert!(bench.link.out.capacity() <= bound, "{}", bench.link.out.capacity());
+}
+
+#[test]
+fn a_leaf_that_takes_nothing_is_cut_whatever_else_it_says() {
+    let (mut bench, _) = up(true);
+    let limit = limits::STUCK_RECEIVER_TIMEOUT.as_secs();
+    // Idle for long: waiting begins with the message.
+    bench.pass(100);
+    assert!(bench.closed().is_none());
+    bench.exchange();
+    bench.queue(3_000_000, Origin::Transit(9));
+    // Its windows are full after a megabyte; the rest waits while it goes on speaking.
+    for second in 0..limit {
+        bench.exchange();
+        bench.peer.ping(*b"chatting");
+        bench.pass(1);
+        let expected = second + 1 == limit;
+        assert_eq!(bench.closed().is_some(), expected, "after {second} s");
+    }
+}
+
+#[test]
+fn a_node_that_we_dialled_is_not_cut_for_holding_our_window() {
+    let mut bench = Bench::dialler(true);
+    bench.send(&negotiation(LinkNegotiationPayload { is_reply: true, ..request() }));
+    bench.queue(3_000_000, Origin::Link);
+    for _ in 0..10 * limits::STUCK_RECEIVER_TIMEOUT.as_secs() {
+        bench.exchange();
+        bench.peer.ping(*b"chatting");
+        bench.pass(1);
+    }
+    assert!(bench.closed().is_none());
+}
+
+#[test]
+fn closing_sends_what_was_sent_before() {
+    let mut bench = Bench::dialler(true);
+    bench.send(&negotiation(LinkNegotiationPayload { is_reply: true, ..request() }));
+    bench.messages.clear();
+    bench.queue(1000, Origin::Link);
+    bench.link.close("closed by this side");
+    bench.exchange();
+    assert_eq!(bench.messages.len(), 1);
 }
 
 #[test]

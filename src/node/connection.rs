@@ -29,8 +29,9 @@ impl Connection {
 struct Dialled {
     config: ClientConfig,
     link_id: String,
-    /// Attempts that failed since it was last up.
+    /// Attempts that failed since it was last up for more than a moment.
     failures: u64,
+    up_since: Option<Instant>,
     retry_at: Option<Instant>,
     /// The call that waits for it to come up the first time.
     waiting: Option<(OpId, Option<Instant>)>,
@@ -41,16 +42,13 @@ impl Node {
     /// Dials another node. `op` is answered when the link is usable, when trying on makes no
     /// sense, or at `deadline`. A link that is lost later is made again under the same number.
     pub fn connect(&mut self, config: ClientConfig, op: OpId, deadline: Option<Instant>, now: Now) {
-        let kind = match config.connection_type {
-            ConnectionType::Edge => ConnectionKind::Edge,
-            ConnectionType::Remote => ConnectionKind::Remote,
-        };
-        let id = self.router.connect(kind);
+        let id = self.router.number();
         let link_id = config.link_id.clone().unwrap_or_else(|| self.entropy.uuid_v4());
         let dialled = Dialled {
             config,
             link_id,
             failures: 0,
+            up_since: None,
             retry_at: None,
             waiting: Some((op, deadline)),
             last_error: None,
@@ -232,8 +230,15 @@ impl Node {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.up = true;
         let Some(dialled) = &mut connection.dialled else { return };
-        dialled.failures = 0;
         dialled.last_error = None;
+        dialled.up_since = Some(now.mono);
+        self.router.attach(
+            id,
+            match dialled.config.connection_type {
+                ConnectionType::Edge => ConnectionKind::Edge,
+                ConnectionType::Remote => ConnectionKind::Remote,
+            },
+        );
         let waiting = dialled.waiting.take();
         log::info!("connection {id}: up, to node {node_id:?} at {}", dialled.config.endpoint.text);
         self.arm(id);
@@ -269,7 +274,7 @@ impl Node {
     pub(super) fn close_transport(&mut self, transport: TransportId) {
         self.timers.set(Timer::Transport(transport), None);
         let Some(mut gone) = self.transports.remove(&transport) else { return };
-        let bytes = gone.link.as_mut().map(|link| link.output().to_vec()).unwrap_or_default();
+        let bytes = gone.link.as_mut().map(|link| link.rest().to_vec()).unwrap_or_default();
         self.outputs.push_back(Output::Close { transport, bytes });
     }
 
@@ -286,8 +291,10 @@ impl Node {
         if !reason.retry {
             return self.forget(id, &reason.text, now);
         }
-        // The first attempt after a loss is made at once.
-        let delay = if was_up {
+        // The first attempt after a loss is made at once, unless it had only just come up.
+        let lasted = dialled.up_since.take().map(|since| now.mono - since);
+        let delay = if lasted.is_some_and(|time| time >= crate::limits::STABLE_LINK) {
+            dialled.failures = 0;
             Some(std::time::Duration::ZERO)
         } else {
             dialled.failures += 1;

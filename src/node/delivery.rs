@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Fanout, Node, Output, Timer, Transport};
+use super::{Fanout, Node, Output, Timer, Transport, TransportId};
 use crate::clock::Now;
 use crate::limits;
 use crate::link::Origin;
@@ -28,7 +28,7 @@ impl Node {
         match frame.kind() {
             FrameKind::Publish => self.forward(from, frame, len, now),
             FrameKind::Subscribe | FrameKind::Unsubscribe => {
-                self.on_subscription(from, &frame);
+                self.on_subscription(from, &frame, now);
             }
             FrameKind::SubscriptionAck | FrameKind::Link | FrameKind::Empty => {}
         }
@@ -49,10 +49,11 @@ impl Node {
             }
             None => true,
         });
+        let Some(source) = self.connections.get(&from).and_then(|c| c.transport) else { return };
         if let [target] = targets[..] {
-            let origin = Origin::Transit(from);
+            let origin = Origin::Transit(source.0);
             if let Some(len) = self.send_to(target, &mut frame, from, origin, now) {
-                self.hold(from, len);
+                self.hold(source, len);
             }
         } else if !targets.is_empty() {
             let id = self.next_fanout;
@@ -64,17 +65,15 @@ impl Node {
                     usize::from(self.send_to(target, &mut frame, from, origin, now).is_some());
             }
             if missing > 0 {
-                self.fanouts.insert(id, Fanout { from, len, missing });
-                self.hold(from, len);
+                self.fanouts.insert(id, Fanout { source, len, missing });
+                self.hold(source, len);
             }
         }
         self.deliver(&locals, from, frame, now);
     }
 
-    fn hold(&mut self, from: ConnectionId, len: usize) {
-        let transport = self.connections.get(&from).and_then(|c| c.transport);
-        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
-        if let Some(link) = link {
+    fn hold(&mut self, source: TransportId, len: usize) {
+        if let Some(link) = self.transports.get_mut(&source).and_then(|t| t.link.as_mut()) {
             link.hold(len);
         }
     }
@@ -106,13 +105,19 @@ impl Node {
             log::debug!("connection {target} is down: a message was dropped");
             return None;
         };
+        let waiting = link.backlog();
         let limit = match origin {
+            // Windows bound this, unless senders come back on new links again and again.
+            Origin::Transit(_) | Origin::Fanout(_) if waiting > limits::TRANSIT_BACKLOG => {
+                self.dropped += 1;
+                log::warn!("connection {target}: dropped: too much waits for it already");
+                return None;
+            }
             Origin::Transit(_) | Origin::Fanout(_) => limits::MAX_RECEIVED_MESSAGE,
             Origin::Own | Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
         };
-        let before = link.backlog();
         let result = link.send(frame, Some(from.0), origin, limit, now);
-        let len = link.backlog() - before;
+        let len = link.backlog() - waiting;
         let at = link.poll_timeout();
         self.timers.set(Timer::Transport(id), at);
         self.mark_dirty(id);
@@ -184,6 +189,9 @@ impl Node {
             (Some(session), Some(bytes)) => Origin::Publish(session, bytes),
             _ => Origin::Link,
         };
+        if about.comes_again {
+            targets.retain(|target| !self.is_backed_up(*target));
+        }
         let mut on_its_way = false;
         for target in targets {
             match self.app_of.get(&target) {
@@ -194,6 +202,13 @@ impl Node {
         if !on_its_way {
             self.taken(origin, 0, now);
         }
+    }
+
+    /// Whether so much waits for a link that what comes again by itself need not be added.
+    fn is_backed_up(&self, connection: ConnectionId) -> bool {
+        let transport = self.connections.get(&connection).and_then(|c| c.transport);
+        let link = transport.and_then(|id| self.transports.get(&id)?.link.as_ref());
+        link.is_some_and(|link| link.backlog() > limits::REPEAT_BACKLOG)
     }
 
     /// Whether something can be sent over a connection that a message came from.

@@ -156,7 +156,7 @@ pub struct Node {
 
 /// A message on its way to several links.
 struct Fanout {
-    from: ConnectionId,
+    source: TransportId,
     len: usize,
     /// Links that have not taken it yet.
     missing: usize,
@@ -279,6 +279,7 @@ impl Node {
         if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
             link.wrote(len, now);
             self.after_output(transport, now);
+            self.settle(now);
         }
     }
 
@@ -484,26 +485,24 @@ impl Node {
             Origin::Publish(session, bytes) => {
                 self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
             }
-            Origin::Transit(from) => self.release(from, bytes),
+            Origin::Transit(source) => self.release(TransportId(source), bytes),
             Origin::Fanout(id) => {
                 let Some(fanout) = self.fanouts.get_mut(&id) else { return };
                 fanout.missing -= 1;
                 if fanout.missing == 0 {
-                    let (from, len) = (fanout.from, fanout.len);
+                    let (source, len) = (fanout.source, fanout.len);
                     self.fanouts.remove(&id);
-                    self.release(from, len);
+                    self.release(source, len);
                 }
             }
         }
     }
 
     /// The link that a message came over may be sent more.
-    fn release(&mut self, from: ConnectionId, len: usize) {
-        let Some(transport) = self.connections.get(&from).and_then(|c| c.transport) else { return };
-        let link = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut());
-        if let Some(link) = link {
+    fn release(&mut self, source: TransportId, len: usize) {
+        if let Some(link) = self.transports.get_mut(&source).and_then(|t| t.link.as_mut()) {
             link.release(len);
-            self.mark_dirty(transport);
+            self.mark_dirty(source);
         }
     }
 

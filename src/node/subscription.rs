@@ -70,7 +70,7 @@ impl Subscriptions {
 
 impl Node {
     /// Somebody wants messages to a name, or no longer wants them.
-    pub(super) fn on_subscription(&mut self, from: ConnectionId, frame: &Frame) {
+    pub(super) fn on_subscription(&mut self, from: ConnectionId, frame: &Frame, now: Now) {
         let Some(name) = frame.destination() else { return };
         let id = frame.subscription_id();
         let result = match frame.kind() {
@@ -90,7 +90,7 @@ impl Node {
         let transport = self.connections.get(&from).and_then(|c| c.transport);
         let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
         if let (Some(link), Some(transport)) = (link, transport) {
-            link.send_ack(ack);
+            link.send_ack(ack, now);
             self.mark_dirty(transport);
         }
     }

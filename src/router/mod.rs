@@ -62,11 +62,23 @@ impl Router {
         Router { table: Table::default(), kinds: BTreeMap::new(), gateway, next: 0 }
     }
 
-    /// Takes a connection in and numbers it.
-    pub fn connect(&mut self, kind: ConnectionKind) -> ConnectionId {
+    /// A number for a connection that is not there yet: nothing is routed to it before
+    /// [`Router::attach`].
+    pub fn number(&mut self) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
-        self.kinds.insert(id, kind);
+        id
+    }
+
+    /// Takes a numbered connection in. One that is known already stays as it is.
+    pub fn attach(&mut self, id: ConnectionId, kind: ConnectionKind) {
+        self.kinds.entry(id).or_insert(kind);
+    }
+
+    /// Takes a connection in and numbers it.
+    pub fn connect(&mut self, kind: ConnectionKind) -> ConnectionId {
+        let id = self.number();
+        self.attach(id, kind);
         id
     }
 

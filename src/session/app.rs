@@ -48,6 +48,8 @@ pub(crate) struct About {
     pub(crate) message_id: u32,
     /// A best-effort publish of so many payload bytes.
     pub(crate) credit: Option<usize>,
+    /// Should it be lost, it or what it answers is sent again.
+    pub(crate) comes_again: bool,
 }
 
 /// One app.

@@ -144,11 +144,13 @@ impl Session {
         for output in outputs {
             match output {
                 sender::Output::Transmit { message_id, payload, to } => {
+                    let repeated = to.is_some();
                     let Some(to) = to.or_else(|| self.data_destination()) else {
                         continue;
                     };
                     self.spoke = true;
                     let mut message = data(SessionMessageType::Msg, &to, message_id, &payload);
+                    message.comes_again = repeated;
                     if self.config.reliable.is_none() {
                         message.credit = Some(payload.len());
                     }
@@ -248,6 +250,7 @@ fn data(kind: SessionMessageType, to: &Name, message_id: u32, payload: &Payload)
         content: Content { content_type: Some(content) },
         error: false,
         credit: None,
+        comes_again: kind == SessionMessageType::RtxReply,
     }
 }
 
@@ -263,5 +266,6 @@ fn empty_payload(kind: SessionMessageType, to: &Name, message_id: u32) -> Outgoi
         content: Content { content_type: Some(content) },
         error: false,
         credit: None,
+        comes_again: true,
     }
 }

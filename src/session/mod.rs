@@ -201,6 +201,8 @@ pub(crate) struct Outgoing {
     pub(crate) error: bool,
     /// A best-effort publish: payload bytes to give back when it has left.
     pub(crate) credit: Option<usize>,
+    /// Should it be lost, it or what it answers is sent again.
+    pub(crate) comes_again: bool,
 }
 
 impl Outgoing {
@@ -222,13 +224,14 @@ impl Outgoing {
             content,
             error: false,
             credit: None,
+            comes_again: kind == SessionMessageType::Heartbeat,
         }
     }
 
     /// What its sender needs to know, should it find nobody.
     pub(crate) fn about(&self, session: Option<SessionKey>) -> About {
-        let (kind, message_id) = (self.kind, self.message_id);
-        About { session, kind, message_id, credit: self.credit }
+        let (kind, message_id, credit) = (self.kind, self.message_id, self.credit);
+        About { session, kind, message_id, credit, comes_again: self.comes_again }
     }
 
     /// The GROUP_ACK of a message.
@@ -513,7 +516,10 @@ impl Session {
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some(due) = self.requests.next_due(cx.now.mono) {
             match due {
-                Due::Again(message) => self.out.push(Output::Send(message)),
+                Due::Again(message) => {
+                    let message = Outgoing { comes_again: true, ..message };
+                    self.out.push(Output::Send(message));
+                }
                 Due::GivenUp { message_id, silent } => {
                     self.on_request_given_up(message_id, silent.into_iter().collect());
                 }

@@ -402,7 +402,12 @@ impl World {
             if waiting >= PIPE_CAPACITY {
                 return moved;
             }
-            let bytes = self.processes[at].node.output(transport).to_vec();
+            let mut bytes = self.processes[at].node.output(transport).to_vec();
+            // A socket takes what it has room for.
+            bytes.truncate(PIPE_CAPACITY - waiting);
+            if bytes.len() > 1000 && self.entropy.next_u32() % 4 == 0 {
+                bytes.truncate(self.entropy.next_u32() as usize % bytes.len() + 1);
+            }
             let len = bytes.len();
             self.processes[at].node.wrote(transport, len, self.now);
             if len == 0 {
