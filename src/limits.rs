@@ -148,3 +148,7 @@ pub const TRANSIT_BACKLOG: usize = 32 * 1024 * 1024;
 pub const REPEAT_BACKLOG: usize = 2 * 1024 * 1024;
 /// A link that was up for less than this is dialled again under the backoff, not at once.
 pub const STABLE_LINK: Duration = Duration::from_millis(100);
+/// One of several addresses of a host name may take so long to connect.
+pub const ADDRESS_ATTEMPT: Duration = Duration::from_secs(5);
+/// Sessions that wait to be accepted by an app; more are refused.
+pub const INVITATIONS: usize = 1024;

@@ -546,3 +546,38 @@ fn what_comes_again_does_not_pile_up() {
     world.run(5 * SECOND);
     assert_eq!(world.messages(bob.0, bob.1).len(), limits::SENDER_WINDOW);
 }
+
+#[test]
+fn spec02_22_a_subscription_that_nobody_acknowledges_is_asked_for_again_and_again() {
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    let connection = world.connect(a, node);
+    world.stall(node, true);
+    let name = slim::name::Name::parse("org/ns/alice").unwrap();
+    let mut ask = |world: &mut World| {
+        let (op, now) = (world.op(), world.now);
+        world.processes[a].node.subscribe(alice, &name, connection, op, now).unwrap();
+        world.settle();
+        op
+    };
+    let before = world.time();
+    // Asked twice: neither is answered before its time, as there is no acknowledgement.
+    let first = ask(&mut world);
+    world.run(SECOND);
+    let second = ask(&mut world);
+    for op in [first, second] {
+        assert!(matches!(world.finish(a, op), Err(Error::Timeout(_))), "{op:?}");
+    }
+    assert_eq!(world.ended_at(a, second) - before, limits::SUBSCRIPTION_WAIT + SECOND);
+    // After the last try, asking begins anew.
+    world.run(limits::SUBSCRIPTION_RETRY * (limits::SUBSCRIPTION_RETRIES + 1));
+    let third = ask(&mut world);
+    world.stall(node, false);
+    assert_eq!(world.finish(a, third), Ok(Value::Nothing));
+    // And now the answer is known.
+    let fourth = ask(&mut world);
+    assert_eq!(world.finish(a, fourth), Ok(Value::Nothing));
+    assert_eq!(world.processes[node].node.stats().names, 1);
+    assert_nothing_left(world);
+}

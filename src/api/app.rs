@@ -1,12 +1,13 @@
 //! An app: a name on a node, with an identity.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::node::{connect, unexpected};
 use super::session::{Session, SessionOptions};
 use super::{ConnectionId, Op, Timeout};
 use crate::config::{ClientConfig, IdentityConfig, ProviderConfig, VerifierConfig};
-use crate::driver::{Answer, AppShared, Command, OpSlot, Reply, Shared};
+use crate::driver::{deadline_after, Answer, AppShared, Command, OpSlot, Reply, Shared};
 use crate::entropy::SystemEntropy;
 use crate::error::{Error, Result};
 use crate::identity::{SharedSecret, SharedSecretVerifier};
@@ -43,8 +44,15 @@ impl App {
     /// Connects the app's node and subscribes to the app's own name over the new connection: the
     /// usual beginning.
     pub fn connect(&self, config: &ClientConfig, timeout: Timeout) -> Result<ConnectionId> {
+        let deadline = deadline_after(timeout);
         let connection = connect(&self.node, config, timeout)?;
-        self.subscribe(&self.app.name.service(), connection, timeout)?;
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if let Err(error) = self.subscribe(&self.app.name.service(), connection, left) {
+            // Nobody would know of it.
+            let command = |answer| Command::Disconnect(connection, answer);
+            let _ = self.node.call(command, None, "disconnecting");
+            return Err(error);
+        }
         Ok(connection)
     }
 

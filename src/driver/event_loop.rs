@@ -357,7 +357,15 @@ impl EventLoop {
         let token = Token((transport.0 as usize + 1) * 2);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut socket.stream, token, interest) {
-            return self.node.handle_disconnected(transport, &error.to_string(), now);
+            let cause = error.to_string();
+            return match socket.state {
+                State::Connecting { .. } => {
+                    self.node.handle_connect_failed(transport, &cause, now);
+                }
+                State::Open | State::Closing { .. } => {
+                    self.node.handle_disconnected(transport, &cause, now);
+                }
+            };
         }
         self.sockets.insert(transport, socket);
     }
@@ -392,10 +400,14 @@ impl EventLoop {
             return; // closed while its name was looked up
         }
         let mut cause = last_error.to_owned();
+        if deadline.is_some_and(|deadline| deadline <= now.mono) {
+            return self.node.handle_connect_failed(transport, &cause, now);
+        }
         while let Some(address) = others.pop_front() {
             match TcpStream::connect(address) {
                 Ok(stream) => {
-                    let state = State::Connecting { deadline, others };
+                    let attempt = attempt_until(now.mono, deadline, others.len());
+                    let state = State::Connecting { attempt, deadline, others };
                     return self.add_socket(transport, Socket::new(stream, state), now);
                 }
                 Err(error) => cause = format!("{address}: {error}"),
@@ -607,9 +619,13 @@ impl EventLoop {
             Output::NewSession(key, fields) => {
                 let session = SessionShared::new(key, fields);
                 self.sessions.insert(key, Arc::clone(&session));
-                if let Some(app) = self.apps.get(&key.app) {
-                    app.invitations.push(session);
+                let Some(app) = self.apps.get(&key.app) else { return };
+                if app.invitations.len() < limits::INVITATIONS {
+                    return app.invitations.push(session);
                 }
+                // Nobody accepts: the peer is told at once, instead of talking to nobody.
+                log::warn!("a session was refused: {} wait to be accepted", limits::INVITATIONS);
+                self.node.close_session(key, None, now);
             }
             Output::Item(key, item) => {
                 if let Some(session) = self.sessions.get(&key) {
@@ -661,6 +677,19 @@ impl EventLoop {
     }
 }
 
+/// How long one of several addresses may take: its share of the time, so that a dead one leaves some
+/// to the others. The last has all that is left.
+fn attempt_until(now: Instant, deadline: Option<Instant>, others: usize) -> Option<Instant> {
+    match (deadline, others) {
+        (deadline, 0) => deadline,
+        (None, _) => Some(now + limits::ADDRESS_ATTEMPT),
+        (Some(deadline), others) => {
+            let share = deadline.saturating_duration_since(now) / (others as u32 + 1);
+            Some(now + share.min(limits::ADDRESS_ATTEMPT))
+        }
+    }
+}
+
 fn now() -> Now {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Now { mono: Instant::now(), unix }
@@ -671,6 +700,18 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+
+    #[test]
+    fn every_address_of_a_name_has_its_share_of_the_time() {
+        let (start, second) = (Instant::now(), std::time::Duration::from_secs(1));
+        let most = limits::ADDRESS_ATTEMPT;
+        let limit = Some(start + 2 * second);
+        assert_eq!(attempt_until(start, limit, 1), Some(start + second));
+        assert_eq!(attempt_until(start + second, limit, 0), limit);
+        assert_eq!(attempt_until(start, None, 0), None);
+        assert_eq!(attempt_until(start, None, 3), Some(start + most));
+        assert_eq!(attempt_until(start, Some(start + 100 * most), 3), Some(start + most));
+    }
 
     /// A link that never stops sending is read in shares, turn by turn, however often the kernel
     /// says that there is more.

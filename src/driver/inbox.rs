@@ -36,6 +36,11 @@ impl<T> Inbox<T> {
         self.changed.notify_one();
     }
 
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().queue.len()
+    }
+
     /// Ends every wait, once the queue is empty, with this error.
     pub(crate) fn close(&self, error: Error) {
         self.lock().closed.get_or_insert(error);

@@ -14,5 +14,5 @@ pub(crate) use command::{
     check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
 };
 pub(crate) use event_loop::{NodeHandle, Shared};
-pub(crate) use inbox::Inbox;
 pub use inbox::Timeout;
+pub(crate) use inbox::{deadline_after, Inbox};

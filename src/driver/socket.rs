@@ -9,8 +9,9 @@ use mio::net::TcpStream;
 
 /// How far a socket has come.
 pub(super) enum State {
-    /// Being connected, until then; these addresses may be tried after this one.
-    Connecting { deadline: Option<Instant>, others: VecDeque<SocketAddr> },
+    /// Being connected, this address until `attempt`, all of them until `deadline`; these may be
+    /// tried after this one.
+    Connecting { attempt: Option<Instant>, deadline: Option<Instant>, others: VecDeque<SocketAddr> },
     /// Bytes flow.
     Open,
     /// The core has forgotten it: these bytes go out, then it is closed, at the latest then.
@@ -139,7 +140,7 @@ impl Socket {
     /// When the loop must look at the socket again, whatever happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Connecting { deadline, .. } => *deadline,
+            State::Connecting { attempt, .. } => *attempt,
             State::Open => None,
             State::Closing { deadline, .. } => Some(*deadline),
         }

@@ -79,17 +79,19 @@ pub struct CloseReason {
     pub text: String,
     /// Whether dialling again may help: not after a refusal by policy or authentication.
     pub retry: bool,
+    /// The other side does not believe who we are.
+    pub is_authentication: bool,
 }
 
 impl CloseReason {
     /// A reason after which dialling again may help.
     pub fn retry(text: impl Into<String>) -> CloseReason {
-        CloseReason { text: text.into(), retry: true }
+        CloseReason { text: text.into(), retry: true, is_authentication: false }
     }
 
     /// A reason after which it will not.
     pub fn last(text: impl Into<String>) -> CloseReason {
-        CloseReason { text: text.into(), retry: false }
+        CloseReason { text: text.into(), retry: false, is_authentication: false }
     }
 }
 
@@ -541,7 +543,7 @@ impl Link {
             "200" => self.start_negotiation(now),
             "401" | "403" => {
                 let text = format!("authentication refused by the server (HTTP status {status})");
-                self.over(CloseReason::last(text));
+                self.over(CloseReason { is_authentication: true, ..CloseReason::last(text) });
             }
             other => {
                 let text = format!("HTTP status {other} instead of a SLIM link");
@@ -557,7 +559,8 @@ impl Link {
             ("0", _) => CloseReason::retry(self.while_in_state("the node closed the link")),
             // PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED: asking again gives the same.
             ("7" | "16" | "12", _) => {
-                CloseReason::last(format!("refused by the node: {message} (gRPC status {code})"))
+                let text = format!("refused by the node: {message} (gRPC status {code})");
+                CloseReason { is_authentication: code == "16", ..CloseReason::last(text) }
             }
             (_, "") => CloseReason::retry(format!("gRPC status {code}")),
             (_, text) => CloseReason::retry(format!("gRPC status {code}: {text}")),
@@ -654,7 +657,10 @@ impl Link {
         // One connection is one link: a client that keeps connections must not use this one again.
         self.http2.goaway_at_end(0);
         self.lingers = true;
-        self.over(CloseReason { text: text.to_owned(), retry: status == 0 });
+        self.over(match status {
+            0 => CloseReason::retry(text),
+            _ => CloseReason::last(text),
+        });
     }
 
     /// Dialler: RST_STREAM(CANCEL) and GOAWAY, as the published client does.

@@ -70,10 +70,10 @@ impl Node {
                     Some(link) => link.close("closed by this side"),
                     None => self.close_transport(transport),
                 }
-                self.forget(id, "the connection was closed", now);
+                self.forget(id, &CloseReason::last("the connection was closed"), now);
                 self.after_link(transport, now);
             }
-            None => self.forget(id, "the connection was closed", now),
+            None => self.forget(id, &CloseReason::last("the connection was closed"), now),
         }
         self.settle(now);
         Ok(())
@@ -285,11 +285,11 @@ impl Node {
         connection.transport = None;
         let was_up = std::mem::replace(&mut connection.up, false);
         let Some(dialled) = &mut connection.dialled else {
-            return self.forget(id, &reason.text, now);
+            return self.forget(id, &reason, now);
         };
         dialled.last_error = Some(reason.text.clone());
         if !reason.retry {
-            return self.forget(id, &reason.text, now);
+            return self.forget(id, &reason, now);
         }
         // The first attempt after a loss is made at once, unless it had only just come up.
         let lasted = dialled.up_since.take().map(|since| now.mono - since);
@@ -300,7 +300,7 @@ impl Node {
             dialled.failures += 1;
             dialled.config.backoff.delay(dialled.failures, random)
         };
-        let Some(delay) = delay else { return self.forget(id, &reason.text, now) };
+        let Some(delay) = delay else { return self.forget(id, &reason, now) };
         dialled.retry_at = Some(now.mono + delay);
         log::info!("connection {id}: {reason}; dialling again in {delay:?}");
         self.arm(id);
@@ -310,16 +310,16 @@ impl Node {
     }
 
     /// Forgets a connection for good.
-    fn forget(&mut self, id: ConnectionId, cause: &str, now: Now) {
+    fn forget(&mut self, id: ConnectionId, reason: &CloseReason, now: Now) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.timers.set(Timer::Connection(id), None);
         self.router.disconnect(id);
-        self.forget_subscriptions(id, cause);
+        self.forget_subscriptions(id, &reason.text);
         let Some(dialled) = connection.dialled else { return };
         if let Some((op, _)) = dialled.waiting {
             let endpoint = &dialled.config.endpoint.text;
-            let text = format!("cannot connect to {endpoint}: {cause}");
-            let error = match cause.contains("authentication") {
+            let text = format!("cannot connect to {endpoint}: {reason}");
+            let error = match reason.is_authentication {
                 true => Error::Auth(text),
                 false => Error::Connect(text),
             };

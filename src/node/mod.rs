@@ -478,6 +478,10 @@ impl Node {
         self.outputs.extend(op.map(|op| Output::Done(op, result)));
     }
 
+    fn done_all(&mut self, ops: Vec<OpId>, result: &Result<Value>) {
+        self.outputs.extend(ops.into_iter().map(|op| Output::Done(op, result.clone())));
+    }
+
     /// Gives credit back for bytes that have left a link.
     fn taken(&mut self, origin: Origin, bytes: usize, now: Now) {
         match origin {

@@ -30,15 +30,24 @@ struct Subscription {
     connection: ConnectionId,
     /// Taking it back, not asking for it.
     leaving: bool,
-    /// Not yet acknowledged.
+    /// Asked for, not yet answered.
     waiting: Option<Waiting>,
+    acknowledged: bool,
 }
 
 struct Waiting {
     tries_left: u32,
     due: Instant,
-    op: Option<OpId>,
+    /// The calls that wait, until then.
+    ops: Vec<OpId>,
     until: Instant,
+}
+
+impl Subscription {
+    /// Nobody waits any more: those who did.
+    fn take_ops(&mut self) -> Vec<OpId> {
+        self.waiting.take().map(|waiting| waiting.ops).unwrap_or_default()
+    }
 }
 
 impl Subscriptions {
@@ -112,11 +121,11 @@ impl Node {
         let from = local.connection;
         // Known to the router as long as the app is there.
         let _ = self.router.subscribe(from, name.encoded(), 0);
-        if self.subscriptions.find(app, &name, connection).is_some() {
-            self.done(Some(op), Ok(Value::Nothing));
+        if let Some(id) = self.subscriptions.find(app, &name, connection) {
+            self.subscribe_again(id, op, now);
             return Ok(());
         }
-        self.start_subscription(app, name, connection, false, Some(op), now);
+        self.start_subscription(app, name, connection, vec![op], now);
         self.settle(now);
         Ok(())
     }
@@ -136,7 +145,7 @@ impl Node {
         let Some(id) = self.subscriptions.find(app, &name, connection) else {
             return Err(Error::NotFound(format!("subscription not found: {name}")));
         };
-        self.take_back(id, Some(op), now);
+        self.take_back(id, op, now);
         self.drop_alias(app, &name);
         self.settle(now);
         Ok(())
@@ -180,44 +189,70 @@ impl Node {
         app: AppId,
         name: Name,
         connection: ConnectionId,
-        leaving: bool,
-        op: Option<OpId>,
+        ops: Vec<OpId>,
         now: Now,
     ) {
         let id = self.subscriptions.new_id();
-        let subscription = Subscription { app, name, connection, leaving, waiting: None };
+        let subscription = Subscription {
+            app,
+            name,
+            connection,
+            leaving: false,
+            waiting: None,
+            acknowledged: false,
+        };
         self.subscriptions.by_id.insert(id, subscription);
-        self.ask(id, op, now);
+        self.ask(id, ops, now);
     }
 
-    fn take_back(&mut self, id: u64, op: Option<OpId>, now: Now) {
-        if let Some(subscription) = self.subscriptions.by_id.get_mut(&id) {
-            subscription.leaving = true;
-            self.ask(id, op, now);
+    /// Somebody asks for what was asked for before: there is an answer, or one is waited for, or it
+    /// is asked for again.
+    fn subscribe_again(&mut self, id: u64, op: OpId, now: Now) {
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
+        match &mut subscription.waiting {
+            _ if subscription.acknowledged => self.done(Some(op), Ok(Value::Nothing)),
+            Some(waiting) => {
+                waiting.ops.push(op);
+                waiting.until = now.mono + limits::SUBSCRIPTION_WAIT;
+                self.arm_subscription(id);
+            }
+            None => self.ask(id, vec![op], now),
         }
     }
 
-    /// Sends a request and waits for its ack.
-    fn ask(&mut self, id: u64, op: Option<OpId>, now: Now) {
+    fn take_back(&mut self, id: u64, op: OpId, now: Now) {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
-        let before = subscription.waiting.take().and_then(|waiting| waiting.op);
+        subscription.leaving = true;
+        let before = subscription.take_ops();
+        let (name, connection) = (&subscription.name, subscription.connection);
+        let text = format!("the subscription of {name} was taken back before its acknowledgement");
+        self.done_all(before, &Err(Error::Closed(text)));
+        if self.connections.get(&connection).is_some_and(|c| c.is_up()) {
+            return self.ask(id, vec![op], now);
+        }
+        // The other node has forgotten it with the link.
+        self.subscriptions.by_id.remove(&id);
+        self.timers.set(Timer::Subscription(id), None);
+        self.done(Some(op), Ok(Value::Nothing));
+    }
+
+    /// Sends a request and waits for its ack.
+    fn ask(&mut self, id: u64, ops: Vec<OpId>, now: Now) {
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         let waiting = Waiting {
             tries_left: limits::SUBSCRIPTION_RETRIES,
             due: now.mono + limits::SUBSCRIPTION_RETRY,
-            op,
+            ops,
             until: now.mono + limits::SUBSCRIPTION_WAIT,
         };
         subscription.waiting = Some(waiting);
-        let name = &subscription.name;
-        let text = format!("the subscription of {name} was taken back before its acknowledgement");
-        self.done(before, Err(Error::Closed(text)));
         self.send_subscription(id, now);
         self.arm_subscription(id);
     }
 
     fn arm_subscription(&mut self, id: u64) {
         let waiting = self.subscriptions.by_id.get(&id).and_then(|s| s.waiting.as_ref());
-        let at = waiting.map(|w| if w.op.is_some() { w.due.min(w.until) } else { w.due });
+        let at = waiting.map(|w| if w.ops.is_empty() { w.due } else { w.due.min(w.until) });
         self.timers.set(Timer::Subscription(id), at);
     }
 
@@ -263,7 +298,8 @@ impl Node {
         if subscription.connection != from {
             return;
         }
-        let op = subscription.waiting.take().and_then(|waiting| waiting.op);
+        let ops = subscription.take_ops();
+        subscription.acknowledged = ack.success;
         let result = match ack.success {
             true => Ok(Value::Nothing),
             false => {
@@ -280,7 +316,7 @@ impl Node {
             }
         }
         self.arm_subscription(id);
-        self.done(op, result);
+        self.done_all(ops, &result);
     }
 
     /// A request is due to be repeated, or its caller has waited long enough.
@@ -288,13 +324,13 @@ impl Node {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         let Some(waiting) = &mut subscription.waiting else { return };
         let (again, name) = (waiting.due <= now.mono, subscription.name.clone());
-        let mut late = None;
+        let mut late = Vec::new();
         if waiting.until <= now.mono {
-            late = waiting.op.take();
+            late = std::mem::take(&mut waiting.ops);
         }
         let given_up = again && waiting.tries_left == 0;
         if given_up {
-            late = late.or(waiting.op.take());
+            late.append(&mut waiting.ops);
             subscription.waiting = None;
             log::warn!("the subscription of {name} was never acknowledged");
         } else if again {
@@ -307,7 +343,7 @@ impl Node {
         }
         self.arm_subscription(id);
         let text = format!("waiting for the acknowledgement of {name}: ack timed out");
-        self.done(late, Err(Error::Timeout(text)));
+        self.done_all(late, &Err(Error::Timeout(text)));
     }
 
     /// A connection is up again: everything that was subscribed over it is subscribed anew, under
@@ -317,14 +353,14 @@ impl Node {
         for id in ids {
             let Some(mut subscription) = self.subscriptions.by_id.remove(&id) else { continue };
             self.timers.set(Timer::Subscription(id), None);
-            let op = subscription.waiting.take().and_then(|waiting| waiting.op);
+            let ops = subscription.take_ops();
             if subscription.leaving {
                 // The other node has forgotten it with the old link.
-                self.done(op, Ok(Value::Nothing));
+                self.done_all(ops, &Ok(Value::Nothing));
                 continue;
             }
             let Subscription { app, name, .. } = subscription;
-            self.start_subscription(app, name, connection, false, op, now);
+            self.start_subscription(app, name, connection, ops, now);
         }
     }
 
@@ -332,11 +368,11 @@ impl Node {
     pub(super) fn forget_subscriptions(&mut self, connection: ConnectionId, cause: &str) {
         for id in self.subscriptions_of(|s| s.connection == connection) {
             self.timers.set(Timer::Subscription(id), None);
-            let Some(gone) = self.subscriptions.by_id.remove(&id) else { continue };
+            let Some(mut gone) = self.subscriptions.by_id.remove(&id) else { continue };
             self.drop_alias(gone.app, &gone.name);
-            let op = gone.waiting.and_then(|waiting| waiting.op);
+            let ops = gone.take_ops();
             let text = format!("connection not found: {connection} ({cause})");
-            self.done(op, Err(Error::NotFound(text)));
+            self.done_all(ops, &Err(Error::NotFound(text)));
         }
     }
 
@@ -345,8 +381,8 @@ impl Node {
         for id in self.subscriptions_of(|s| s.app == app) {
             if let Some(subscription) = self.subscriptions.by_id.get_mut(&id) {
                 subscription.leaving = true;
-                let op = subscription.waiting.take().and_then(|waiting| waiting.op);
-                self.done(op, Err(Error::closed("app")));
+                let ops = subscription.take_ops();
+                self.done_all(ops, &Err(Error::closed("app")));
             }
             self.send_subscription(id, now);
             self.subscriptions.by_id.remove(&id);

@@ -405,8 +405,9 @@ impl World {
             let mut bytes = self.processes[at].node.output(transport).to_vec();
             // A socket takes what it has room for.
             bytes.truncate(PIPE_CAPACITY - waiting);
-            if bytes.len() > 1000 && self.entropy.next_u32() % 4 == 0 {
-                bytes.truncate(self.entropy.next_u32() as usize % bytes.len() + 1);
+            if bytes.len() > 1000 && self.entropy.next_u32() % 8 == 0 {
+                let half = bytes.len() / 2;
+                bytes.truncate(half + self.entropy.next_u32() as usize % half);
             }
             let len = bytes.len();
             self.processes[at].node.wrote(transport, len, self.now);
