@@ -555,7 +555,7 @@ fn spec02_22_a_subscription_that_nobody_acknowledges_is_asked_for_again_and_agai
     let connection = world.connect(a, node);
     world.stall(node, true);
     let name = slim::name::Name::parse("org/ns/alice").unwrap();
-    let mut ask = |world: &mut World| {
+    let ask = |world: &mut World| {
         let (op, now) = (world.op(), world.now);
         world.processes[a].node.subscribe(alice, &name, connection, op, now).unwrap();
         world.settle();
