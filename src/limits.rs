@@ -152,3 +152,7 @@ pub const STABLE_LINK: Duration = Duration::from_millis(100);
 pub const ADDRESS_ATTEMPT: Duration = Duration::from_secs(5);
 /// Sessions that wait to be accepted by an app; more are refused.
 pub const INVITATIONS: usize = 1024;
+/// Bytes of a node's file, each of its aliases counted as what it stands for.
+pub const CONFIG_BYTES: usize = 1024 * 1024;
+/// How deep its lists and mappings may be nested.
+pub const CONFIG_DEPTH: usize = 64;

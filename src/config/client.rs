@@ -1,10 +1,11 @@
 //! How to reach another node (spec 01 sections 3.1 and 4.1).
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::object::{parse, Object};
+use super::object::{parse, Object, HIDDEN};
 use super::Error;
 
 const KEYS: [&str; 18] = [
@@ -78,8 +79,13 @@ impl Endpoint {
             None => text,
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-        if authority.contains('@') {
-            return Err(bad("user names in endpoints are not accepted"));
+        if let Some((_, host)) = authority.rsplit_once('@') {
+            // What stands before it may be a password.
+            return Err(Error::Value {
+                path: path.to_owned(),
+                value: format!("\"...@{host}\""),
+                problem: "user names in endpoints are not accepted",
+            });
         }
         let (host, port) = match authority.strip_prefix('[') {
             Some(v6) => {
@@ -134,6 +140,8 @@ pub struct Keepalive {
     pub http2_keepalive: Duration,
     /// And must be answered in this time. Default 10 s.
     pub timeout: Duration,
+    /// Also without a stream. A connection of ours always has one.
+    pub keep_alive_while_idle: bool,
 }
 
 /// How long to wait between attempts to connect (spec 01 section 6.3).
@@ -189,7 +197,7 @@ impl Backoff {
 }
 
 /// How to reach another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClientConfig {
     /// Where it is.
     pub endpoint: Endpoint,
@@ -197,6 +205,9 @@ pub struct ClientConfig {
     pub headers: Vec<(String, String)>,
     /// A limit for one attempt to connect; zero: none.
     pub connect_timeout: Duration,
+    /// A limit for the response head of the request; zero: none but
+    /// [`limits::RESPONSE_HEAD_TIMEOUT`](crate::limits::RESPONSE_HEAD_TIMEOUT).
+    pub request_timeout: Duration,
     /// Signs of life; `None`: none of our own.
     pub keepalive: Option<Keepalive>,
     /// Pauses between attempts.
@@ -230,6 +241,7 @@ impl ClientConfig {
             endpoint: Endpoint::parse(endpoint, "endpoint", scheme_required)?,
             headers: Vec::new(),
             connect_timeout: Duration::ZERO,
+            request_timeout: Duration::ZERO,
             keepalive: None,
             backoff: Backoff::default(),
             link_id: None,
@@ -240,15 +252,8 @@ impl ClientConfig {
 
     /// Reads one entry of a node's file.
     #[cfg(feature = "cli")]
-    pub(super) fn read_at(path: &str, value: &serde_json::Value) -> Result<ClientConfig, Error> {
-        match value {
-            serde_json::Value::Object(map) => ClientConfig::read(&Object::new(path, map, &KEYS)?),
-            other => Err(Error::Value {
-                path: path.to_owned(),
-                value: other.to_string(),
-                problem: "an object is expected",
-            }),
-        }
+    pub(super) fn read_at(path: &str, value: &Value) -> Result<ClientConfig, Error> {
+        ClientConfig::read(&Object::of_value(path, value, &KEYS)?)
     }
 
     fn read(object: &Object<'_>) -> Result<ClientConfig, Error> {
@@ -258,7 +263,6 @@ impl ClientConfig {
         }
         object.number("buffer_size")?;
         object.ignored_object("metadata")?;
-        object.duration("request_timeout", Duration::ZERO)?;
         read_tls(object, false)?;
         read_auth(object)?;
         if let Some(proxy) = object.get("proxy") {
@@ -269,6 +273,7 @@ impl ClientConfig {
         }
         config.headers = read_headers(object)?;
         config.connect_timeout = object.duration("connect_timeout", Duration::ZERO)?;
+        config.request_timeout = object.duration("request_timeout", Duration::ZERO)?;
         config.keepalive = read_keepalive(object)?;
         config.backoff = read_backoff(object)?;
         config.link_id = object.string("link_id")?.map(str::to_owned);
@@ -288,16 +293,34 @@ impl ClientConfig {
     }
 }
 
+/// The values of headers may be tokens: only names are printed.
+impl fmt::Debug for ClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ClientConfig")
+            .field("endpoint", &self.endpoint)
+            .field("headers", &headers)
+            .field("connection_type", &self.connection_type)
+            .field("link_id", &self.link_id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What cannot stand in a request is refused here: nghttp2 would only drop the stream.
 fn read_headers(object: &Object<'_>) -> Result<Vec<(String, String)>, Error> {
     let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let mut headers = object.strings("headers")?;
     for (name, value) in &mut headers {
+        let bad = |problem| Error::Value {
+            path: format!("{}.{name}", object.path_of("headers")),
+            value: HIDDEN.to_owned(),
+            problem,
+        };
         if name.is_empty() || !name.chars().all(token) {
-            return Err(object.error("headers", "a name is not that of an HTTP header"));
+            return Err(bad("the key is not the name of an HTTP header"));
         }
         if !value.chars().all(|c| matches!(c, '\t' | ' '..='~')) {
-            return Err(object.error("headers", "a value is not printable ASCII"));
+            return Err(bad("a header has printable ASCII only, no line break either"));
         }
         name.make_ascii_lowercase();
     }
@@ -339,11 +362,11 @@ pub(super) fn read_auth(object: &Object<'_>) -> Result<(), Error> {
 fn read_keepalive(object: &Object<'_>) -> Result<Option<Keepalive>, Error> {
     let keys = ["tcp_keepalive", "http2_keepalive", "timeout", "keep_alive_while_idle"];
     let Some(keepalive) = object.object("keepalive", &keys)? else { return Ok(None) };
-    keepalive.boolean("keep_alive_while_idle", false)?;
     Ok(Some(Keepalive {
-        tcp_keepalive: keepalive.duration("tcp_keepalive", Duration::from_secs(60))?,
-        http2_keepalive: keepalive.duration("http2_keepalive", Duration::from_secs(60))?,
-        timeout: keepalive.duration("timeout", Duration::from_secs(10))?,
+        tcp_keepalive: keepalive.positive("tcp_keepalive", Duration::from_secs(60))?,
+        http2_keepalive: keepalive.positive("http2_keepalive", Duration::from_secs(60))?,
+        timeout: keepalive.positive("timeout", Duration::from_secs(10))?,
+        keep_alive_while_idle: keepalive.boolean("keep_alive_while_idle", false)?,
     }))
 }
 
@@ -372,7 +395,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints() {
+    fn spec01_25_endpoints_of_clients() {
         for (text, host, port, authority) in [
             ("http://127.0.0.1:46357", "127.0.0.1", 46357, "127.0.0.1:46357"),
             ("http://[::1]:5", "::1", 5, "[::1]:5"),
@@ -389,7 +412,6 @@ mod tests {
             "http://:1",
             "http://h:0",
             "http://h:65536",
-            "http://u@h:1",
             "http://[::1:5",
             "ftp://h:1",
             "::1:5",
@@ -398,6 +420,9 @@ mod tests {
             let error = ClientConfig::parse(text).unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }
+        let error = ClientConfig::parse("http://user:secret@h:1").unwrap_err().to_string();
+        assert!(error.contains("user names") && error.contains("@h:1"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
         for text in ["https://h:1", "ws://h:1", "unix:///x"] {
             let error = ClientConfig::parse(text).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
@@ -407,12 +432,54 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_of_the_seeds_parses_with_the_documented_defaults() {
+    fn spec01_26_the_configuration_of_the_seeds_parses_with_the_documented_defaults() {
         let text = r#"{"endpoint": "http://127.0.0.1:46357", "tls": {"insecure": true}}"#;
         let config = ClientConfig::parse(text).unwrap();
         assert_eq!(config, ClientConfig::parse("http://127.0.0.1:46357").unwrap());
         assert_eq!(config.backoff.delay(1_000_000, 0), Some(Duration::from_secs(2)));
         assert!(config.require_header_mac && config.keepalive.is_none());
+    }
+
+    #[test]
+    fn spec01_4_keepalive_and_timeouts_of_a_client() {
+        let read = |text: &str| {
+            ClientConfig::from_json(&format!(r#"{{"endpoint": "http://h:1", {text}}}"#)).unwrap()
+        };
+        let config = read(r#""keepalive": {}, "request_timeout": "3s", "connect_timeout": "2s""#);
+        assert_eq!((config.connect_timeout.as_secs(), config.request_timeout.as_secs()), (2, 3));
+        let secs = Duration::from_secs;
+        let expected = Keepalive {
+            tcp_keepalive: secs(60),
+            http2_keepalive: secs(60),
+            timeout: secs(10),
+            keep_alive_while_idle: false,
+        };
+        assert_eq!(config.keepalive, Some(expected));
+        let given = r#""keepalive": {"tcp_keepalive": "1s", "http2_keepalive": "2s",
+            "timeout": "3s", "keep_alive_while_idle": true}"#;
+        let expected = Keepalive {
+            tcp_keepalive: secs(1),
+            http2_keepalive: secs(2),
+            timeout: secs(3),
+            keep_alive_while_idle: true,
+        };
+        assert_eq!(read(given).keepalive, Some(expected));
+    }
+
+    #[test]
+    fn tokens_in_headers_are_never_printed() {
+        let read = |value: &str| {
+            let text = r#"{"endpoint": "http://h:1", "headers": {"Authorization": VALUE}}"#;
+            ClientConfig::from_json(&text.replace("VALUE", value))
+        };
+        let config = read(r#""Bearer hush""#).unwrap();
+        assert_eq!(config.headers, [("authorization".to_owned(), "Bearer hush".to_owned())]);
+        let text = format!("{config:?}");
+        assert!(text.contains("authorization") && !text.contains("hush"), "{text}");
+        for value in [r#""Bearer hush\n""#, r#"["hush"]"#, r#"{"hush": "hush"}"#] {
+            let error = read(value).unwrap_err().to_string();
+            assert!(error.contains("headers") && !error.contains("hush"), "{error}");
+        }
     }
 
     #[test]
@@ -437,6 +504,7 @@ mod tests {
             (r#""headers": {":path": "/"}"#, ":path"),
             (r#""headers": {"": "x"}"#, "headers"),
             (r#""headers": {"a": "b\nc"}"#, "printable"),
+            (r#""keepalive": {"timeout": "0s"}"#, "keepalive.timeout"),
             (r#""link_id": """#, "link_id"),
         ] {
             assert!(error(extra).contains(part), "{}", error(extra));
@@ -446,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_between_attempts() {
+    fn spec01_17_pauses_between_attempts() {
         let fixed = Backoff::Fixed { interval: Duration::from_secs(3), max_attempts: 2 };
         let secs = |n| fixed.delay(n, 0).map(|d| d.as_secs());
         assert_eq!((secs(1), secs(2), secs(3)), (Some(3), Some(3), None));

@@ -3,17 +3,22 @@
 //!
 //! Where the published node ignores a key that it does not know, this is an error here.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use log::LevelFilter;
 use serde_json::{Map, Value};
-use yaml_rust2::{Yaml, YamlLoader};
+use yaml_rust2::parser::{Event, Parser};
+use yaml_rust2::{ScanError, Yaml, YamlLoader};
 
 use super::node::read_gateway;
 use super::object::Object;
 use super::{ClientConfig, Error, NodeConfig, ServerConfig};
+use crate::limits;
 
 const DATAPLANE: [&str; 4] = ["enforce_pqc", "servers", "clients", "outbound_clients"];
+const OPENTELEMETRY: [&str; 6] =
+    ["enabled", "grpc", "service_name", "service_version", "environment", "metrics_interval_secs"];
 const SERVICE: [&str; 7] =
     ["node_id", "domain_name", "auth", "default_gateway", "peers", "dataplane", "controller"];
 
@@ -42,17 +47,23 @@ pub struct NodeFile {
 
 impl NodeFile {
     /// Reads YAML, of which JSON is a part. A string that is nothing but `${env:NAME}` or
-    /// `${file:PATH}` is replaced.
+    /// `${file:PATH}` is replaced; the result is a string.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with its place; a file above [`limits::CONFIG_BYTES`] or
+    /// [`limits::CONFIG_DEPTH`], its aliases counted as what they stand for.
     pub fn parse(text: &str, substitutes: &mut dyn Substitutes) -> Result<NodeFile, Error> {
         let broken = |cause: String| Error::File(format!("not a YAML configuration: {cause}"));
-        let documents =
-            YamlLoader::load_from_str(text).map_err(|error| broken(error.to_string()))?;
+        let scan = |error: ScanError| broken(error.to_string());
+        check_size(text).map_err(scan)?.map_err(broken)?;
+        let documents = YamlLoader::load_from_str(text).map_err(scan)?;
         let [document] = &documents[..] else {
             return Err(broken(format!("it has {} documents, one is expected", documents.len())));
         };
         match to_json("", document, substitutes)? {
             Value::Object(map) => NodeFile::read(&map),
-            other => Err(broken(format!("{other} is not a mapping"))),
+            _ => Err(broken("it is not a mapping".to_owned())),
         }
     }
 
@@ -94,18 +105,54 @@ impl NodeFile {
     }
 }
 
+/// The loader copies what an alias stands for and works recursively: both are bounded before.
+fn check_size(text: &str) -> Result<Result<(), String>, ScanError> {
+    let too_large = || Ok(Err(format!("it is larger than {} bytes", limits::CONFIG_BYTES)));
+    let mut parser = Parser::new_from_str(text);
+    let (mut sizes, mut open, mut total) = (HashMap::new(), Vec::new(), 0_usize);
+    loop {
+        let before = total;
+        match parser.next_token()?.0 {
+            Event::StreamEnd => return Ok(Ok(())),
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                open.push((anchor, before));
+                total += 1;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some((anchor, start)) = open.pop() {
+                    sizes.insert(anchor, total - start);
+                }
+            }
+            Event::Scalar(value, _, anchor, _) => {
+                total += 1 + value.len();
+                sizes.insert(anchor, total - before);
+            }
+            // An alias to what it stands in is none.
+            Event::Alias(anchor) => total += sizes.get(&anchor).copied().unwrap_or(1),
+            _ => {}
+        }
+        if total > limits::CONFIG_BYTES {
+            return too_large();
+        }
+        if open.len() > limits::CONFIG_DEPTH {
+            return Ok(Err(format!("it is nested more than {} deep", limits::CONFIG_DEPTH)));
+        }
+    }
+}
+
 fn read_tracing(root: &Object<'_>) -> Result<LevelFilter, Error> {
     let keys =
         ["log_level", "display_thread_names", "display_thread_ids", "filters", "opentelemetry"];
     let Some(tracing) = root.object("tracing", &keys)? else { return Ok(LevelFilter::Info) };
     tracing.boolean("display_thread_names", true)?;
     tracing.boolean("display_thread_ids", false)?;
-    tracing.list("filters")?;
-    if let Some(telemetry) = tracing.get("opentelemetry") {
-        if telemetry.get("enabled").and_then(Value::as_bool) == Some(true) {
-            return Err(tracing.unsupported("opentelemetry", "OpenTelemetry"));
+    if tracing.list("filters")?.iter().any(|(_, filter)| !filter.is_string()) {
+        return Err(tracing.error("filters", "a list of strings is expected"));
+    }
+    if let Some(telemetry) = tracing.object("opentelemetry", &OPENTELEMETRY)? {
+        if telemetry.boolean("enabled", false)? {
+            return Err(telemetry.unsupported("enabled", "OpenTelemetry"));
         }
-        tracing.ignored_object("opentelemetry")?;
     }
     match tracing.string("log_level")?.map(str::to_ascii_lowercase).as_deref() {
         None | Some("info") => Ok(LevelFilter::Info),
@@ -146,10 +193,12 @@ fn read_service(
         for (path, server) in dataplane.list("servers")? {
             servers.push(ServerConfig::read_at(&path, server)?);
         }
-        for key in ["clients", "outbound_clients"] {
-            for (path, client) in dataplane.list(key)? {
-                clients.push(ClientConfig::read_at(&path, client)?);
-            }
+        for (path, client) in dataplane.list("clients")? {
+            clients.push(ClientConfig::read_at(&path, client)?);
+        }
+        // The published node reads them here and does nothing with them.
+        if !dataplane.list("outbound_clients")?.is_empty() {
+            return Err(dataplane.unsupported("outbound_clients", "the control plane"));
         }
     }
     if servers.is_empty() && clients.is_empty() {
@@ -181,7 +230,10 @@ fn to_json(path: &str, yaml: &Yaml, substitutes: &mut dyn Substitutes) -> Result
         Yaml::Null => Value::Null,
         Yaml::Boolean(value) => Value::Bool(*value),
         Yaml::Integer(value) => Value::from(*value),
-        Yaml::Real(text) => text.parse::<f64>().ok().map_or(Value::Null, Value::from),
+        Yaml::Real(text) => match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => Value::from(value),
+            _ => return Err(Error::File(format!("{path:?} is {text}, not a number"))),
+        },
         Yaml::String(text) => Value::String(substitute(path, text, substitutes)?),
         Yaml::Array(items) => {
             let item = |(at, item)| to_json(&format!("{path}[{at}]"), item, substitutes);
@@ -206,8 +258,15 @@ fn to_json(path: &str, yaml: &Yaml, substitutes: &mut dyn Substitutes) -> Result
 }
 
 fn substitute(path: &str, text: &str, substitutes: &mut dyn Substitutes) -> Result<String, Error> {
-    let Some(inner) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) else {
-        return Ok(text.to_owned());
+    let whole = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    let Some(inner) = whole.filter(|inner| !inner.contains("${")) else {
+        // The published node would take it as it stands, which nobody can mean.
+        return match text.contains("${env:") || text.contains("${file:") {
+            true => {
+                Err(Error::File(format!("{path:?} is {text:?}: only a whole value is replaced")))
+            }
+            false => Ok(text.to_owned()),
+        };
     };
     let result = match inner.split_once(':') {
         Some(("env", name)) => substitutes.variable(name),
@@ -292,6 +351,50 @@ services:
         assert_eq!((file.log_level, file.drain_timeout.as_secs()), (LevelFilter::Info, 10));
     }
 
+    /// The whole file as JSON, which is YAML, and the same through `${..}` of every kind.
+    #[test]
+    fn yaml_and_json_are_read_alike() {
+        let json = r#"{"services": {"slim/0": {"node_id": "from a file", "dataplane": {"servers":
+            [{"endpoint": "127.0.0.1:0", "tls": {"insecure": true},
+              "keepalive": {"max_connection_age": "1h"}}]}}}}"#;
+        let yaml = "services:\n  slim/0:\n    node_id: ${file:/id}\n    controller: {}\n    \
+                    peers: null\n    dataplane:\n      servers:\n      - &server\n        \
+                    endpoint: ${env:ADDRESS}\n        tls: {insecure: true}\n        \
+                    keepalive: {max_connection_age: 1h}\n";
+        let file = parse(yaml).unwrap();
+        assert_eq!(file, parse(json).unwrap());
+        assert_eq!(file.servers[0].keepalive.max_connection_age, Duration::from_secs(3600));
+        let one = ServerConfig::from_json(
+            r#"{"endpoint": "127.0.0.1:0", "tls": {"insecure": true},
+                "keepalive": {"max_connection_age": "1h"}}"#,
+        );
+        assert_eq!(file.servers, [one.unwrap()]);
+    }
+
+    #[test]
+    fn size_depth_and_aliases_are_bounded() {
+        let with = |id: &str| parse(&FULL.replace("${file:/id}", id));
+        let limit = limits::CONFIG_BYTES;
+        let error = with(&"x".repeat(limit)).unwrap_err().to_string();
+        assert!(error.contains(&limit.to_string()), "{error}");
+        assert!(with(&"x".repeat(limit - FULL.len())).is_ok());
+        // Ten times ten times ten ...
+        let mut bomb = String::from("a: &a0 xxxxxxxxxx\n");
+        for level in 1..30 {
+            let of = format!("*a{},", level - 1).repeat(10);
+            bomb.push_str(&format!("b{level}: &a{level} [{of}]\n"));
+        }
+        let error = parse(&bomb).unwrap_err().to_string();
+        assert!(error.contains("larger than"), "{error}");
+        let nested = |depth| parse(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
+        let error = |depth| nested(depth).unwrap_err().to_string();
+        assert!(error(limits::CONFIG_DEPTH).contains("not a mapping"));
+        assert!(error(limits::CONFIG_DEPTH + 1).contains("nested more than"));
+        assert!(error(1_000_000).contains("not a YAML configuration"));
+        // An alias to what it stands in.
+        assert!(parse("services: &a {slim/0: *a}").is_err());
+    }
+
     #[test]
     fn what_is_wrong_is_named_with_its_place() {
         for (from, to, parts) in [
@@ -311,12 +414,36 @@ services:
             ("slim/0:", "slim/1: {}\n  slim/0:", &["services", "more than one"]),
             ("runtime:", "runtime: [", &["not a YAML configuration"]),
             ("n_cores: 0", "n_cores: 0\n  n_cores: 1", &["n_cores", "not a YAML"]),
+            ("n_cores: 0", "n_cores: .inf", &["runtime.n_cores", ".inf"]),
+            ("n_cores: 0", "n_cores: 1.5", &["runtime.n_cores", "1.5"]),
+            ("${env:ADDRESS}", "x${env:ADDRESS}", &["servers[0].endpoint", "only a whole value"]),
+            ("${env:ADDRESS}", "${env:A}:${env:B}", &["servers[0].endpoint", "only a whole"]),
+            ("filters: [slim", "filters: [5, slim", &["tracing.filters", "strings"]),
+            ("  filters", "  opentelemetry: {enabled: true}\n  filters", &["telemetry.enabled"]),
+            ("  filters", "  opentelemetry: {enabld: 1}\n  filters", &["enabld", "\"enabled\""]),
+            (
+                "      clients:\n        -",
+                "      outbound_clients:\n        -",
+                &["dataplane.outbound_clients", "control plane"],
+            ),
+            ("controller:", "controller:\n      enforce_pqc: true", &["controller.enforce", "PQC"]),
+            (
+                "    node_id",
+                "    auth: {type: shared_secret, secret: hush}\n    node_id",
+                &["auth"],
+            ),
+            (
+                "          keepalive",
+                "          tsl: {}\n          keepalive",
+                &["services.slim/0.dataplane.servers[0].tsl", "\"tls\""],
+            ),
         ] {
             assert!(FULL.contains(from), "{from}");
             let error = parse(&FULL.replacen(from, to, 1)).unwrap_err().to_string();
             for part in parts {
                 assert!(error.contains(part), "{to}: {error}");
             }
+            assert!(!error.contains("hush"), "{error}");
         }
         for (text, part) in [
             ("", "0 documents"),

@@ -106,6 +106,11 @@ mod tests {
         let text = format!(r#"{{"provider": {part}, "verifier": {part}}}"#);
         let config = IdentityConfig::from_json(&text).unwrap();
         assert!(!format!("{config:?}").contains("hush"));
+        let number = text.replace(r#""hush hush""#, "77777777");
+        let error = IdentityConfig::from_json(&number).unwrap_err().to_string();
+        assert!(error.contains("provider.data") && !error.contains("7777"), "{error}");
+        let error = IdentityConfig::from_json(r#""hush hush""#).unwrap_err().to_string();
+        assert!(error.contains("a string is not an object"), "{error}");
         let wrong = text.replace("shared_secret", "hush hush");
         let error = IdentityConfig::from_json(&wrong).unwrap_err().to_string();
         assert!(error.contains("provider.type"), "{error}");

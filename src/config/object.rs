@@ -6,6 +6,12 @@ use serde_json::{Map, Value};
 
 use super::Error;
 
+/// What is printed instead of a value that may be a secret.
+pub(super) const HIDDEN: &str = "(not shown)";
+
+/// Keys whose values are secrets.
+const SECRETS: [&str; 1] = ["data"];
+
 /// One object of a configuration.
 pub(super) struct Object<'a> {
     path: String,
@@ -16,7 +22,7 @@ pub(super) struct Object<'a> {
 pub(super) fn parse(text: &str) -> Result<Map<String, Value>, Error> {
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => Ok(map),
-        Ok(other) => Err(Error::Syntax(format!("{other} is not an object"))),
+        Ok(other) => Err(Error::Syntax(format!("{} is not an object", kind(&other)))),
         Err(error) => Err(Error::Syntax(error.to_string())),
     }
 }
@@ -35,6 +41,23 @@ impl<'a> Object<'a> {
             }
         }
         Ok(object)
+    }
+
+    /// The object that stands at `path`, which may have only these keys.
+    #[cfg(feature = "cli")]
+    pub(super) fn of_value(
+        path: &str,
+        value: &'a Value,
+        keys: &[&'static str],
+    ) -> Result<Object<'a>, Error> {
+        match value {
+            Value::Object(map) => Object::new(path, map, keys),
+            other => Err(Error::Value {
+                path: path.to_owned(),
+                value: printed(other),
+                problem: "an object is expected",
+            }),
+        }
     }
 
     /// The object at `path`, whose keys are names that its reader checks.
@@ -69,7 +92,11 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn error(&self, key: &str, problem: &'static str) -> Error {
-        let value = self.map.get(key).map_or("nothing".to_owned(), Value::to_string);
+        let value = match self.map.get(key) {
+            None => "nothing".to_owned(),
+            Some(_) if SECRETS.contains(&key) => HIDDEN.to_owned(),
+            Some(value) => printed(value),
+        };
         Error::Value { path: self.path_of(key), value, problem }
     }
 
@@ -111,6 +138,14 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// A duration that is not zero.
+    pub(super) fn positive(&self, key: &str, default: Duration) -> Result<Duration, Error> {
+        match self.duration(key, default)? {
+            Duration::ZERO => Err(self.error(key, "more than zero is expected")),
+            time => Ok(time),
+        }
+    }
+
     pub(super) fn object(
         &self,
         key: &str,
@@ -140,6 +175,25 @@ impl<'a> Object<'a> {
             Ok((name.clone(), value.to_owned()))
         };
         map.iter().map(pair).collect()
+    }
+}
+
+/// A value as errors show it. Objects and lists are not shown: a secret may be in them.
+fn printed(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
+        single => single.to_string(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a truth value",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
 
@@ -200,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations() {
+    fn spec01_25_durations() {
         for (text, millis) in [
             ("0s", 0),
             ("10s", 10_000),

@@ -26,18 +26,31 @@ const KEYS: [&str; 15] = [
     "link_hmac_poll_interval_ms",
 ];
 
-/// When silent clients are asked whether they live.
+/// When silent clients are asked whether they live, and how old links become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerKeepalive {
     /// A PING is sent after this time of silence. Default 2 minutes.
     pub time: Duration,
     /// And must be answered in this time. Default 20 s.
     pub timeout: Duration,
+    /// A connection without traffic may become so old. Default 1 h. The published node ignores it.
+    pub max_connection_idle: Duration,
+    /// A connection may become so old. Default 2 h.
+    pub max_connection_age: Duration,
+    /// And is then ended after so much more time. Default 5 min.
+    pub max_connection_age_grace: Duration,
 }
 
 impl Default for ServerKeepalive {
     fn default() -> ServerKeepalive {
-        ServerKeepalive { time: Duration::from_secs(120), timeout: Duration::from_secs(20) }
+        let minutes = |count: u64| Duration::from_secs(60 * count);
+        ServerKeepalive {
+            time: minutes(2),
+            timeout: Duration::from_secs(20),
+            max_connection_idle: minutes(60),
+            max_connection_age: minutes(120),
+            max_connection_age_grace: minutes(5),
+        }
     }
 }
 
@@ -96,14 +109,7 @@ impl ServerConfig {
     /// Reads one entry of a node's file.
     #[cfg(feature = "cli")]
     pub(super) fn read_at(path: &str, value: &serde_json::Value) -> Result<ServerConfig, Error> {
-        match value {
-            serde_json::Value::Object(map) => ServerConfig::read(&Object::new(path, map, &KEYS)?),
-            other => Err(Error::Value {
-                path: path.to_owned(),
-                value: other.to_string(),
-                problem: "an object is expected",
-            }),
-        }
+        ServerConfig::read(&Object::of_value(path, value, &KEYS)?)
     }
 
     fn read(object: &Object<'_>) -> Result<ServerConfig, Error> {
@@ -125,8 +131,8 @@ impl ServerConfig {
         config.require_header_mac = object.boolean("require_header_mac", true)?;
         for key in ["negotiation_timeout_secs", "link_hmac_timeout_secs"] {
             match object.number(key)? {
-                Some(0) => return Err(object.error(key, "at least 1 is expected")),
-                Some(secs) => config.negotiation_timeout = Duration::from_secs(secs.min(3600)),
+                Some(secs @ 1..=3600) => config.negotiation_timeout = Duration::from_secs(secs),
+                Some(_) => return Err(object.error(key, "1 to 3600 seconds are expected")),
                 None => {}
             }
         }
@@ -138,13 +144,16 @@ impl ServerConfig {
             "timeout",
         ];
         if let Some(keepalive) = object.object("keepalive", &keys)? {
-            for key in keys {
-                keepalive.duration(key, Duration::ZERO)?;
-            }
             let default = ServerKeepalive::default();
             config.keepalive = ServerKeepalive {
-                time: keepalive.duration("time", default.time)?,
-                timeout: keepalive.duration("timeout", default.timeout)?,
+                time: keepalive.positive("time", default.time)?,
+                timeout: keepalive.positive("timeout", default.timeout)?,
+                max_connection_idle: keepalive
+                    .positive("max_connection_idle", default.max_connection_idle)?,
+                max_connection_age: keepalive
+                    .positive("max_connection_age", default.max_connection_age)?,
+                max_connection_age_grace: keepalive
+                    .duration("max_connection_age_grace", default.max_connection_age_grace)?,
             };
         }
         Ok(config)
@@ -156,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_numeric() {
+    fn spec01_25_addresses_of_servers_are_numeric() {
         for text in ["127.0.0.1:0", "[::1]:46357", "0.0.0.0:1"] {
             assert_eq!(ServerConfig::parse(text).unwrap().endpoint, text);
         }
@@ -173,6 +182,29 @@ mod tests {
         let config = ServerConfig::parse(good).unwrap();
         assert_eq!(config.keepalive.time, Duration::from_secs(5));
         assert_eq!(config.negotiation_timeout, Duration::from_secs(2));
+        let secs = Duration::from_secs;
+        let ages = r#"{"endpoint": "127.0.0.1:0", "tls": {"insecure": true}, "keepalive":
+            {"max_connection_idle": "1s", "max_connection_age": "2s",
+             "max_connection_age_grace": "0s", "timeout": "4s"}}"#;
+        let expected = ServerKeepalive {
+            time: secs(120),
+            timeout: secs(4),
+            max_connection_idle: secs(1),
+            max_connection_age: secs(2),
+            max_connection_age_grace: secs(0),
+        };
+        assert_eq!(ServerConfig::parse(ages).unwrap().keepalive, expected);
+        for (from, to, part) in [
+            (r#""2s""#, r#""0s""#, "keepalive.max_connection_age"),
+            (r#""4s""#, "4", "keepalive.timeout"),
+            (r#""timeout": "4s""#, r#""time": "0s""#, "keepalive.time"),
+            (r#""tls""#, r#""negotiation_timeout_secs": 3601, "tls""#, "3601"),
+            (r#""tls""#, r#""negotiation_timeout_secs": 0, "tls""#, "1 to 3600"),
+        ] {
+            let error = ServerConfig::parse(&ages.replace(from, to));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
         for tls in ["", r#", "tls": {}"#, r#", "tls": {"insecure": false}"#] {
             let text = format!(r#"{{"endpoint": "127.0.0.1:0"{tls}}}"#);
             let error = ServerConfig::parse(&text).unwrap_err().to_string();
