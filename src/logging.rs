@@ -3,7 +3,10 @@
 //!
 //! Nothing is logged until [`set`] is called or `SLIM_LOG` names a filter (in the syntax of
 //! RUST_LOG). A logger that the program installed before stays in charge. Secrets, tokens and
-//! payloads are never logged.
+//! payloads are never logged. Equal warnings and errors are written once in
+//! [`limits::REPEATED_WARNING`]; the others are counted, and the count is written with the next line
+//! after that time, or by `log::logger().flush()`. Control characters, which peers may send, are
+//! escaped: a line is one line.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -33,7 +36,7 @@ pub fn set(level: LevelFilter, sink: Sink) {
     install();
     let filter = env_filter::Builder::new().filter_level(level).build();
     if let Ok(mut active) = ACTIVE.write() {
-        *active = Some(Active { filter, sink });
+        *active = Some(Active::new(filter, sink));
     }
     log::set_max_level(level);
 }
@@ -42,22 +45,40 @@ pub fn set(level: LevelFilter, sink: Sink) {
 pub fn init_from_env() {
     static ONCE: OnceLock<()> = OnceLock::new();
     ONCE.get_or_init(|| {
-        let Ok(text) = std::env::var("SLIM_LOG") else { return };
+        let Some(text) = std::env::var("SLIM_LOG").ok().filter(|text| !text.is_empty()) else {
+            return;
+        };
         install();
         let filter = env_filter::Builder::new().parse(&text).build();
         let level = filter.filter();
         if let Ok(mut active) = ACTIVE.write() {
             if active.is_none() {
-                *active = Some(Active { filter, sink: Sink::StandardError });
+                *active = Some(Active::new(filter, Sink::StandardError));
                 log::set_max_level(level);
             }
         }
     });
 }
 
+/// Follows `SLIM_LOG` if it is set; else this much goes to standard error, unless something else
+/// was said before.
+pub fn init_from_env_or(level: LevelFilter) {
+    init_from_env();
+    if ACTIVE.read().is_ok_and(|active| active.is_none()) {
+        set(level, Sink::StandardError);
+    }
+}
+
 struct Active {
     filter: env_filter::Filter,
     sink: Sink,
+    repeats: Mutex<Repeats>,
+}
+
+impl Active {
+    fn new(filter: env_filter::Filter, sink: Sink) -> Active {
+        Active { filter, sink, repeats: Mutex::default() }
+    }
 }
 
 static ACTIVE: RwLock<Option<Active>> = RwLock::new(None);
@@ -86,69 +107,130 @@ impl Log for Logger {
             return;
         }
         if let Ok(active) = ACTIVE.read() {
-            if let Some(Active { filter, sink }) = &*active {
-                if filter.matches(record) {
-                    write(sink, record);
-                }
+            if let Some(active) = active.as_ref().filter(|a| a.filter.matches(record)) {
+                active.log(record, Instant::now());
             }
         }
         BUSY.set(false);
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        if BUSY.replace(true) {
+            return;
+        }
+        if let Ok(active) = ACTIVE.read() {
+            if let Some(active) = &*active {
+                active.flush(Instant::now());
+            }
+        }
+        BUSY.set(false);
+    }
 }
 
-/// Warnings and errors that were written lately: each once in a while, whatever causes them.
+impl Active {
+    fn log(&self, record: &Record<'_>, now: Instant) {
+        let text = one_line(record.args().to_string());
+        let (counts, admitted) = match self.repeats.lock() {
+            Ok(mut repeats) => {
+                let counts = repeats.due(now);
+                let limited = record.level() <= Level::Warn;
+                (counts, !limited || repeats.admit(record.level(), record.target(), &text, now))
+            }
+            Err(_) => (Vec::new(), true),
+        };
+        self.write_counts(&counts, now);
+        if admitted {
+            self.write(record.level(), record.target(), &text);
+        }
+    }
+
+    fn flush(&self, now: Instant) {
+        let counts = self.repeats.lock().map_or(Vec::new(), |mut known| known.all());
+        self.write_counts(&counts, now);
+    }
+
+    fn write_counts(&self, counts: &[Repeat], now: Instant) {
+        for Repeat { level, target, text, since, more } in counts {
+            let secs = now.saturating_duration_since(*since).as_secs().max(1);
+            self.write(*level, target, &format!("{text} ({more} more in the last {secs} s)"));
+        }
+    }
+
+    fn write(&self, level: Level, target: &str, text: &str) {
+        match &self.sink {
+            Sink::Callback(callback) => callback(level, target, text),
+            Sink::StandardError => {
+                let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let line = format!("{} {level:5} {target}: {text}\n", timestamp(time));
+                // Nobody can be told that standard error is gone.
+                let _ = std::io::stderr().lock().write_all(line.as_bytes());
+            }
+        }
+    }
+}
+
+/// Warnings and errors that were written lately, the oldest first: each once in a while, however
+/// often there is a cause.
+#[derive(Default)]
 struct Repeats(VecDeque<Repeat>);
 
+#[derive(Debug)]
 struct Repeat {
+    level: Level,
+    target: String,
     text: String,
-    written: Instant,
+    /// When it was written.
+    since: Instant,
     /// Left out since then.
     more: u64,
 }
 
-static REPEATS: Mutex<Repeats> = Mutex::new(Repeats(VecDeque::new()));
-
 impl Repeats {
-    /// Whether a line is written, and how many equal ones were left out before it.
-    fn admit(&mut self, text: &str, now: Instant) -> Option<u64> {
-        let known = self.0.iter_mut().find(|repeat| repeat.text == text);
-        if let Some(repeat) = known {
-            if now.saturating_duration_since(repeat.written) < limits::REPEATED_WARNING {
-                repeat.more += 1;
-                return None;
-            }
-            repeat.written = now;
-            return Some(std::mem::take(&mut repeat.more));
+    /// Forgets the lines whose time is over; gives out those that were left out meanwhile.
+    fn due(&mut self, now: Instant) -> Vec<Repeat> {
+        let over =
+            |known: &Repeat| now.saturating_duration_since(known.since) >= limits::REPEATED_WARNING;
+        let mut counts = Vec::new();
+        while self.0.front().is_some_and(over) {
+            counts.extend(self.0.pop_front().filter(|known| known.more > 0));
         }
-        if self.0.len() == limits::REMEMBERED_WARNINGS {
-            self.0.pop_front();
+        counts
+    }
+
+    /// Forgets all lines; gives out those that were left out.
+    fn all(&mut self) -> Vec<Repeat> {
+        self.0.drain(..).filter(|known| known.more > 0).collect()
+    }
+
+    /// Whether a line is to be written. When too many different ones are remembered, it is, and is
+    /// not remembered.
+    fn admit(&mut self, level: Level, target: &str, text: &str, now: Instant) -> bool {
+        let same = |known: &&mut Repeat| known.text == text && known.target == target;
+        if let Some(known) = self.0.iter_mut().find(same) {
+            known.more += 1;
+            return false;
         }
-        self.0.push_back(Repeat { text: text.to_owned(), written: now, more: 0 });
-        Some(0)
+        if self.0.len() < limits::REMEMBERED_WARNINGS {
+            let (target, text) = (target.to_owned(), text.to_owned());
+            self.0.push_back(Repeat { level, target, text, since: now, more: 0 });
+        }
+        true
     }
 }
 
-fn write(sink: &Sink, record: &Record<'_>) {
-    let mut text = record.args().to_string();
-    if record.level() <= Level::Warn {
-        let more = REPEATS.lock().map_or(Some(0), |mut known| known.admit(&text, Instant::now()));
-        match more {
-            None => return,
-            Some(0) => {}
-            Some(more) => text.push_str(&format!(" (and {more} times more before)")),
+/// The text with its control characters escaped.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c.is_control() {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
         }
     }
-    match sink {
-        Sink::Callback(callback) => callback(record.level(), record.target(), &text),
-        Sink::StandardError => {
-            let time = timestamp(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-            let line = format!("{time} {:5} {}: {text}\n", record.level(), record.target());
-            // Nobody can be told that standard error is gone.
-            let _ = std::io::stderr().lock().write_all(line.as_bytes());
-        }
-    }
+    line
 }
 
 /// A time as `2026-11-25T14:05:55.123Z`.
@@ -187,22 +269,69 @@ mod tests {
         }
     }
 
+    /// An active logger with injected time, and what it has written.
+    fn logger() -> (Active, Arc<Mutex<Vec<String>>>) {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&lines);
+        let write = move |_, target: &str, text: &str| {
+            into.lock().unwrap().push(format!("{target}: {text}"));
+        };
+        let filter = env_filter::Builder::new().filter_level(LevelFilter::Info).build();
+        (Active::new(filter, Sink::Callback(Box::new(write))), lines)
+    }
+
+    fn say(active: &Active, level: Level, text: &str, now: Instant) {
+        let record = |args| Record::builder().level(level).target("t").args(args).build();
+        active.log(&record(format_args!("{text}")), now);
+    }
+
     #[test]
-    fn a_burst_of_equal_warnings_is_one_line() {
-        let (mut repeats, start) = (Repeats(VecDeque::new()), Instant::now());
-        assert_eq!(repeats.admit("a", start), Some(0));
+    fn a_burst_of_equal_warnings_is_one_line_and_a_count() {
+        let ((active, lines), start) = (logger(), Instant::now());
+        let written = || std::mem::take(&mut *lines.lock().unwrap());
         for _ in 0..1000 {
-            assert_eq!(repeats.admit("a", start), None);
+            say(&active, Level::Warn, "full", start);
         }
-        assert_eq!(repeats.admit("b", start), Some(0), "others are not held back");
-        let just_before = limits::REPEATED_WARNING - Duration::from_millis(1);
-        assert_eq!(repeats.admit("a", start + just_before), None);
-        assert_eq!(repeats.admit("a", start + limits::REPEATED_WARNING), Some(1001));
-        assert_eq!(repeats.admit("a", start + 2 * limits::REPEATED_WARNING), Some(0));
-        for n in 0..10 * limits::REMEMBERED_WARNINGS {
-            assert_eq!(repeats.admit(&n.to_string(), start), Some(0));
+        say(&active, Level::Error, "other", start);
+        assert_eq!(written(), ["t: full", "t: other"], "others are not held back");
+        let end = start + limits::REPEATED_WARNING;
+        say(&active, Level::Warn, "full", end - Duration::from_millis(1));
+        assert_eq!(written(), [""; 0]);
+        // The next line, whatever it is, brings the count.
+        say(&active, Level::Info, "all is well", end);
+        assert_eq!(written(), ["t: full (1000 more in the last 10 s)", "t: all is well"]);
+        // It is forgotten, then: the next one is written at once.
+        say(&active, Level::Warn, "full", end);
+        say(&active, Level::Warn, "full", end);
+        assert_eq!(written(), ["t: full"]);
+        // What is not a warning is never held back.
+        say(&active, Level::Info, "same", end);
+        say(&active, Level::Info, "same", end);
+        assert_eq!(written(), ["t: same", "t: same"]);
+        active.flush(end + Duration::from_secs(3));
+        assert_eq!(written(), ["t: full (1 more in the last 3 s)"]);
+        active.flush(end + Duration::from_secs(3));
+        assert_eq!(written(), [""; 0]);
+    }
+
+    #[test]
+    fn the_memory_of_warnings_is_bounded() {
+        let ((active, lines), start) = (logger(), Instant::now());
+        for n in 0..limits::REMEMBERED_WARNINGS + 1 {
+            say(&active, Level::Warn, &n.to_string(), start);
+            say(&active, Level::Warn, &n.to_string(), start);
         }
-        assert_eq!(repeats.0.len(), limits::REMEMBERED_WARNINGS);
+        // One past the limit is not remembered, so it is not held back.
+        assert_eq!(lines.lock().unwrap().len(), limits::REMEMBERED_WARNINGS + 2);
+        assert_eq!(active.repeats.lock().unwrap().0.len(), limits::REMEMBERED_WARNINGS);
+    }
+
+    #[test]
+    fn a_peer_cannot_write_lines_of_its_own() {
+        let ((active, lines), start) = (logger(), Instant::now());
+        say(&active, Level::Info, "peer said \"x\n2026 ERROR forged\u{1b}[2J\"", start);
+        let lines = lines.lock().unwrap();
+        assert_eq!(lines[..], [r#"t: peer said "x\n2026 ERROR forged\u{1b}[2J""#]);
     }
 
     #[test]
@@ -217,6 +346,7 @@ mod tests {
                 into.lock().unwrap().push(format!("{level} {target} {text}"));
             })),
         );
+        log::warn!(target: "logging-test", "heard");
         log::warn!(target: "logging-test", "heard");
         log::info!(target: "logging-test", "not heard");
         set(LevelFilter::Off, Sink::StandardError);

@@ -442,6 +442,40 @@ fn a_reader_that_stops_bounds_the_nodes_memory_and_disturbs_nobody_else() {
 }
 
 #[test]
+fn spec02_36_a_node_that_stops_sends_what_is_queued_before_the_end() {
+    let Flood { two, .. } = flood(1, 3_000);
+    let Two { mut world, node, alice, bob } = two;
+    let kept = world.processes[node].node.stats().backlog;
+    assert!(kept > limits::SOCKET_BUFFER, "{kept} bytes would go anyway");
+    // What has left alice has arrived at the node: a second has passed.
+    let taken = world.processes[alice.0].credit[&alice.1].0;
+    let now = world.now;
+    world.processes[node].node.shut_down(now);
+    world.run(SECOND);
+    assert!(!world.processes[node].node.is_idle(), "bob has not taken it yet");
+    world.stall(bob.0, false);
+    world.run(SECOND);
+    let got = world.messages(bob.0, bob.1);
+    assert_eq!(got.len(), taken);
+    assert!(got.iter().enumerate().all(|(n, text)| text.starts_with(&format!("{n} "))));
+    assert!(world.processes[node].node.is_idle());
+}
+
+#[test]
+fn an_app_that_ends_sends_what_it_has_published_before() {
+    let Two { mut world, alice, bob, .. } = two(1, best_effort());
+    let text = "z".repeat(1000);
+    for n in 0..3_000 {
+        world.publish(alice.0, alice.1, &format!("{n} {text}"));
+    }
+    let now = world.now;
+    world.processes[alice.0].node.shut_down(now);
+    world.run(10 * SECOND);
+    assert_eq!(world.messages(bob.0, bob.1).len(), 3_000);
+    assert_nothing_left(world);
+}
+
+#[test]
 fn an_app_that_takes_nothing_for_a_minute_is_cut() {
     let Flood { two, .. } = flood(1, 3_000);
     let Two { mut world, node, alice, bob } = two;

@@ -72,10 +72,24 @@ impl Node {
         self.app(name, &IdentityConfig::shared_secret(secret))
     }
 
-    /// Asks the node to stop: no new connections, open ones closed. Returns at once; calling it
-    /// again is harmless.
+    /// Asks the node to stop: no new connections, open ones drained for at most
+    /// [`limits::LINGER`](crate::limits::LINGER) and closed. Returns at once; calling it again is
+    /// harmless.
     pub fn stop(&self) {
         self.handle.stop();
+    }
+
+    /// The same, waiting until it is done: no new connections, what is queued for others goes out,
+    /// then their streams are ended in good order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] if there were peers that had not taken everything within `limit`, which is
+    /// then lost. The node has stopped all the same.
+    pub fn drain(&self, limit: std::time::Duration) -> Result<()> {
+        // More than a year is as good as for ever, and clocks can count it.
+        let limit = limit.min(std::time::Duration::from_secs(366 * 24 * 3600));
+        self.call(|answer| Command::Stop(limit, Some(answer)), None).map(drop)
     }
 
     /// Waits until the node has stopped.

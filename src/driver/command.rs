@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::inbox::{deadline_after, wait};
 use super::{Inbox, Timeout};
@@ -33,7 +33,8 @@ pub(crate) enum Command {
     InboxHasRoom(SessionKey),
     Publish(SessionKey, Payload, Completion),
     CloseSession(SessionKey, Option<Answer>),
-    Stop,
+    /// End, within this time; the answer, if one is wanted, says whether all was written.
+    Stop(Duration, Option<Answer>),
 }
 
 /// Who is told that an operation has ended. Whatever happens to it, they are told.

@@ -100,7 +100,7 @@ impl NodeHandle {
     /// Asks the loop to end; returns at once.
     pub(crate) fn stop(&self) {
         // A loop that has ended needs no telling.
-        let _ = self.shared.send(Command::Stop);
+        let _ = self.shared.send(Command::Stop(limits::LINGER, None));
     }
 }
 
@@ -132,6 +132,12 @@ struct Listener {
 
 type Resolved = (TransportId, std::result::Result<Vec<SocketAddr>, String>, Option<Instant>);
 
+/// The node ends: when at the latest, and who wants to know whether all was written.
+struct Stopping {
+    until: Instant,
+    answers: Vec<Answer>,
+}
+
 struct EventLoop {
     node: Node,
     poll: Poll,
@@ -149,7 +155,7 @@ struct EventLoop {
     /// for the next, since the kernel will not say so again.
     to_read: Vec<TransportId>,
     buffer: Vec<u8>,
-    stopping: Option<Instant>,
+    stopping: Option<Stopping>,
     /// Accepting failed for lack of something: it is tried again then.
     accept_again: Option<Instant>,
 }
@@ -180,8 +186,9 @@ impl EventLoop {
         let mut events = Events::with_capacity(256);
         loop {
             let now = self.turn(&mut events);
-            if self.stopping.is_some_and(|at| self.sockets.is_empty() || at <= now.mono) {
-                return;
+            let Some(stopping) = &self.stopping else { continue };
+            if self.sockets.is_empty() || stopping.until <= now.mono {
+                return self.finish_stopping();
             }
         }
     }
@@ -223,7 +230,7 @@ impl EventLoop {
             .node
             .poll_timeout()
             .into_iter()
-            .chain(self.stopping)
+            .chain(self.stopping.as_ref().map(|stopping| stopping.until))
             .chain(self.accept_again)
             .chain(sockets)
             .min();
@@ -491,6 +498,9 @@ impl EventLoop {
     }
 
     fn on_command(&mut self, command: Command, now: Now) {
+        if self.stopping.is_some() && !matches!(command, Command::Stop(..)) {
+            return; // whoever waits for an answer is told that the node is closed
+        }
         match command {
             Command::Listen(config, slot) => slot.finish(self.listen(&config).map(Reply::Port)),
             Command::Connect(config, deadline, slot) => {
@@ -551,7 +561,7 @@ impl EventLoop {
                 let op = slot.map(|slot| self.new_op(Completion::Slot(slot)));
                 self.node.close_session(session, op, now);
             }
-            Command::Stop => self.stop(now),
+            Command::Stop(limit, answer) => self.stop(limit, answer, now),
         }
     }
 
@@ -650,17 +660,29 @@ impl EventLoop {
     }
 
     /// The end: the listeners first, so that clients which come back are refused and try again.
-    fn stop(&mut self, now: Now) {
-        if self.stopping.is_some() {
-            return;
+    /// Called again, it does nothing but answer at the end.
+    fn stop(&mut self, limit: Duration, answer: Option<Answer>, now: Now) {
+        if let Some(stopping) = &mut self.stopping {
+            return stopping.answers.extend(answer);
         }
-        self.stopping = Some(now.mono + limits::LINGER);
+        let until = now.mono + limit;
+        self.stopping = Some(Stopping { until, answers: answer.into_iter().collect() });
         for (_, mut listener) in self.listeners.drain() {
             // It was registered when it was added.
             let _ = self.poll.registry().deregister(&mut listener.socket);
         }
         self.node.shut_down(now);
         self.carry_out(now);
+    }
+
+    fn finish_stopping(&mut self) {
+        let left = self.sockets.values().filter(|socket| socket.has_unwritten()).count();
+        for answer in self.stopping.take().into_iter().flat_map(|stopping| stopping.answers) {
+            answer.finish(match left {
+                0 => Ok(Reply::Nothing),
+                _ => Err(Error::Timeout(format!("draining, peers that did not take all: {left}"))),
+            });
+        }
     }
 
     /// Ends every wait with this error.

@@ -137,6 +137,15 @@ impl Socket {
         }
     }
 
+    /// Whether the peer has not been sent everything yet.
+    pub(super) fn has_unwritten(&self) -> bool {
+        match &self.state {
+            State::Connecting { .. } => false,
+            State::Open => true,
+            State::Closing { bytes, .. } => !bytes.is_empty(),
+        }
+    }
+
     /// When the loop must look at the socket again, whatever happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {

@@ -335,6 +335,14 @@ impl Connection {
         !self.wants_write() && (over || !self.session.wants_read())
     }
 
+    /// Whether our side has ended, as [`Connection::finish`] or an error will have it, and all of it
+    /// was given out: what was queued, the end of the stream, the GOAWAY behind it.
+    pub fn is_drained(&self) -> bool {
+        let record = self.session.record();
+        let over = record.over || record.abandoned || self.error.is_some();
+        (over || record.finished && self.farewell.is_none()) && !self.wants_write()
+    }
+
     /// Trailers go when no data is left before them.
     fn send_trailers_if_due(&mut self) -> bool {
         if !self.open || !self.session.record().queue.is_empty() {

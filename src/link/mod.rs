@@ -481,6 +481,21 @@ impl Link {
         }
     }
 
+    /// The same, but what is queued goes out first. A dialled link with nothing queued is cut off
+    /// as the published client does it.
+    pub fn drain(&mut self, text: &str) {
+        if self.dial.is_some() && self.is_up() && self.backlog() > 0 {
+            self.lingers = true;
+            return self.end_stream(CloseReason::retry(text));
+        }
+        self.close(text);
+    }
+
+    /// Whether everything was written, the end of the stream included.
+    pub fn is_drained(&self) -> bool {
+        self.out_head == self.out.len() && self.http2.is_drained()
+    }
+
     fn handle_http2(
         &mut self,
         event: http2::Event,

@@ -67,6 +67,7 @@ impl Node {
         match connection.transport {
             Some(transport) => {
                 match self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+                    Some(link) if self.stopping => link.drain("the node stops"),
                     Some(link) => link.close("closed by this side"),
                     None => self.close_transport(transport),
                 }
@@ -258,11 +259,12 @@ impl Node {
         );
         let entry = self.transports.get_mut(&transport);
         match entry.filter(|t| t.link.as_ref().is_some_and(Link::lingers)) {
-            Some(entry) if !self.stopping => {
+            Some(entry) => {
                 entry.lingers = true;
                 entry.connection = None;
-                let until = now.mono + crate::limits::LINGER;
-                self.timers.set(Timer::Transport(transport), Some(until));
+                // A node that ends waits for its peers as long as its driver lets it.
+                let until = (!self.stopping).then(|| now.mono + crate::limits::LINGER);
+                self.timers.set(Timer::Transport(transport), until);
             }
             _ => self.close_transport(transport),
         }

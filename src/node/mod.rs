@@ -222,7 +222,10 @@ impl Node {
             ping_timeout: options.ping_timeout,
         };
         let id = self.new_transport(Some(Link::accept(config, now)), None);
-        self.after_link(id, now);
+        match self.stopping {
+            true => self.close_transport(id),
+            false => self.after_link(id, now),
+        }
         id
     }
 
@@ -280,6 +283,7 @@ impl Node {
             link.wrote(len, now);
             self.after_output(transport, now);
             self.settle(now);
+            self.close_if_drained(transport);
         }
     }
 
@@ -394,7 +398,9 @@ impl Node {
         self.with_session(session, None, now, act);
     }
 
-    /// Ends everything: sessions, links. What [`Output::Close`] carries should still be written.
+    /// Ends everything: sessions, links. A transport is closed when its peer has taken what is queued
+    /// for it, or when the peer closes it; it is for the driver to lose patience. What
+    /// [`Output::Close`] carries should still be written.
     pub fn shut_down(&mut self, now: Now) {
         self.stopping = true;
         for app in self.apps.keys().copied().collect::<Vec<_>>() {
@@ -404,13 +410,24 @@ impl Node {
             let _ = self.disconnect(connection, now);
         }
         for id in self.transports.keys().copied().collect::<Vec<_>>() {
-            if let Some(link) = self.transports.get_mut(&id).and_then(|t| t.link.as_mut()) {
-                link.close("the node stops");
-                self.after_link(id, now);
+            match self.transports.get_mut(&id).and_then(|t| t.link.as_mut()) {
+                Some(link) => {
+                    link.drain("the node stops");
+                    self.after_link(id, now);
+                }
+                None => self.close_transport(id),
             }
-            self.close_transport(id);
+            self.close_if_drained(id);
         }
         self.settle(now);
+    }
+
+    /// When the node ends, a transport goes as soon as everything is written.
+    fn close_if_drained(&mut self, id: TransportId) {
+        let ended = |t: &Transport| t.lingers && t.link.as_ref().is_some_and(Link::is_drained);
+        if self.stopping && self.transports.get(&id).is_some_and(ended) {
+            self.close_transport(id);
+        }
     }
 
     /// Whether nothing is left: no links, sessions, routes but those of apps to themselves, or

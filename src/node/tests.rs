@@ -1,1 +1,59 @@
+//! The node as a machine of its own: what it asks for when nothing happens.
 
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::entropy::SeededEntropy;
+
+fn node() -> Node {
+    let identity = Identity {
+        version: crate::protocol_version(),
+        node_id: "node".to_owned(),
+        deployment_name: String::new(),
+    };
+    let options = NodeOptions { identity, gateway: Gateway::Auto, binding: Binding::parse(None) };
+    Node::new(options, Box::new(SeededEntropy::new(1)))
+}
+
+fn now() -> Now {
+    Now { mono: Instant::now(), unix: Duration::from_secs(1_764_000_000) }
+}
+
+const ACCEPT: AcceptOptions = AcceptOptions {
+    require_header_mac: true,
+    negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
+    ping_after: Duration::from_secs(120),
+    ping_timeout: Duration::from_secs(20),
+};
+
+#[test]
+fn an_idle_node_asks_for_no_wakeup() {
+    let (mut node, now) = (node(), now());
+    assert_eq!(node.poll_timeout(), None);
+    // A connection is waited for; when it is gone, nothing is.
+    let transport = node.accept(ACCEPT, now);
+    assert_eq!(node.poll_timeout(), Some(now.mono + limits::REQUEST_TIMEOUT));
+    node.handle_disconnected(transport, "gone", now);
+    assert_eq!(node.poll_timeout(), None);
+    let transport = node.accept(ACCEPT, now);
+    let later = now.after(limits::REQUEST_TIMEOUT);
+    node.handle_timeout(later);
+    assert!(!node.wants(transport) && node.is_idle());
+    assert_eq!(node.poll_timeout(), None);
+}
+
+#[test]
+fn a_node_that_stops_takes_nobody_in() {
+    let (mut node, now) = (node(), now());
+    let early = node.accept(ACCEPT, now);
+    node.shut_down(now);
+    let late = node.accept(ACCEPT, now);
+    let mut closed = Vec::new();
+    while let Some(output) = node.poll_output() {
+        if let Output::Close { transport, .. } = output {
+            closed.push(transport);
+        }
+    }
+    assert_eq!(closed, [early, late]);
+    assert!(node.is_idle() && node.poll_timeout().is_none());
+}

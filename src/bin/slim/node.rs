@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
 use clap::Args;
@@ -79,10 +79,11 @@ fn run_node(file: NodeFile) -> Result<()> {
     }
     let told = Arc::new(AtomicBool::new(false));
     let (flag, ends) = (Arc::clone(&told), Arc::clone(&node));
+    let (result, drained) = mpsc::channel();
     let limit = file.drain_timeout;
     std::thread::Builder::new()
         .name("slim-signals".to_owned())
-        .spawn(move || end_on_signal(&signals, &flag, &ends, limit))
+        .spawn(move || end_on_signal(&signals, &flag, ends, limit, result))
         .map_err(|error| Error::Io(error.to_string()))?;
     for client in &file.clients {
         match node.connect(client, None) {
@@ -91,30 +92,33 @@ fn run_node(file: NodeFile) -> Result<()> {
             Err(error) => return Err(error),
         }
     }
-    node.wait(None)
+    node.wait(None)?;
+    let by_itself = || Error::Internal("the node has ended by itself".to_owned());
+    match told.load(Ordering::SeqCst) {
+        true => drained.recv().map_err(|_| by_itself())?,
+        false => Err(by_itself()),
+    }
 }
 
-/// The first signal ends the node in order, within its time; the second at once.
-fn end_on_signal(signals: &libc::sigset_t, told: &AtomicBool, node: &Node, limit: Duration) {
+/// The first signal ends the node in order, within its time; the second ends the program at once.
+fn end_on_signal(
+    signals: &libc::sigset_t,
+    told: &AtomicBool,
+    node: Arc<Node>,
+    limit: Duration,
+    result: mpsc::Sender<Result<()>>,
+) {
     if wait_for(signals).is_err() {
         return;
     }
     told.store(true, Ordering::SeqCst);
-    node.stop();
-    let ends = std::time::Instant::now() + limit;
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let left = ends.saturating_duration_since(std::time::Instant::now());
-            if let Err(error) = node.wait(Some(left)) {
-                eprintln!("slim: the node did not end within {limit:?}: {error}");
-                std::process::exit(1);
-            }
-        });
-        if wait_for(signals).is_ok() {
-            eprintln!("slim: ended at once by a second signal");
-            std::process::exit(1);
-        }
-    });
+    eprintln!("stopping, within {limit:?}");
+    // Whoever waits for the result is there until the program ends.
+    std::thread::spawn(move || drop(result.send(node.drain(limit))));
+    if wait_for(signals).is_ok() {
+        eprintln!("slim: ended at once by a second signal");
+        std::process::exit(1);
+    }
 }
 
 /// The C library would keep up to 8 MiB for good after one message of 4 MiB was held: the size from
