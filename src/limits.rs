@@ -143,8 +143,8 @@ pub const REMEMBERED_WARNINGS: usize = 64;
 /// Bytes that may wait for one link before messages in transit to it are dropped. Windows keep it
 /// far lower, unless senders come back on new links again and again.
 pub const TRANSIT_BACKLOG: usize = 32 * 1024 * 1024;
-/// Bytes that may wait for a link before acknowledgements, repetitions and heartbeats to it are
-/// dropped: they come again by themselves.
+/// Bytes of acknowledgements, repetitions and heartbeats that may wait for a link before more of them
+/// are dropped: they come again by themselves.
 pub const REPEAT_BACKLOG: usize = 2 * 1024 * 1024;
 /// A link that was up for less than this is dialled again under the backoff, not at once.
 pub const STABLE_LINK: Duration = Duration::from_millis(100);
@@ -156,3 +156,7 @@ pub const INVITATIONS: usize = 1024;
 pub const CONFIG_BYTES: usize = 1024 * 1024;
 /// How deep its lists and mappings may be nested.
 pub const CONFIG_DEPTH: usize = 64;
+/// How far ahead of what was delivered a sender may be to be followed; further is not believed.
+pub const RECEIVER_JUMP: u32 = 1 << 20;
+/// A welcome is waited for no longer than this, whatever timers the moderator has.
+pub const WELCOME_WAIT: Duration = Duration::from_secs(300);

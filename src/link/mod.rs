@@ -416,6 +416,11 @@ impl Link {
         }
     }
 
+    /// Of these, bytes of what comes again by itself.
+    pub fn repeats(&self) -> usize {
+        self.origins.repeats()
+    }
+
     /// Bytes that wait for the peer: in the stream's queue and in the socket's buffer.
     pub fn backlog(&self) -> usize {
         self.http2.queued() + self.out.len() - self.out_head
@@ -484,6 +489,9 @@ impl Link {
     /// The same, but what is queued goes out first. A dialled link with nothing queued is cut off
     /// as the published client does it.
     pub fn drain(&mut self, text: &str) {
+        if self.is_closed() {
+            return;
+        }
         if self.dial.is_some() && self.is_up() && self.backlog() > 0 {
             self.lingers = true;
             return self.end_stream(CloseReason::retry(text));

@@ -10,6 +10,8 @@ pub enum Origin {
     Own,
     /// Nobody who waits for room.
     Link,
+    /// Acknowledgements, repetitions, heartbeats: what comes again by itself.
+    Repeat,
     /// Another link of this node, by the number of its transport: transit to this link alone.
     Transit(u64),
     /// Another link: transit to several; the node knows which message it is.
@@ -26,7 +28,7 @@ impl Origin {
 
     /// Somebody wants to know when its bytes have left.
     fn waits(self) -> bool {
-        !matches!(self, Origin::Own | Origin::Link)
+        !matches!(self, Origin::Own | Origin::Link | Origin::Repeat)
     }
 }
 
@@ -36,6 +38,7 @@ pub(super) struct Taken {
     appended: u64,
     waiting: VecDeque<(u64, Origin, usize)>,
     own: usize,
+    repeats: usize,
 }
 
 impl Taken {
@@ -44,6 +47,9 @@ impl Taken {
         self.appended += len as u64;
         if origin == Origin::Own {
             self.own += len;
+        }
+        if origin == Origin::Repeat {
+            self.repeats += len;
         }
         match self.waiting.back_mut() {
             Some((end, last, bytes)) if *last == origin && !origin.is_single() => {
@@ -59,6 +65,11 @@ impl Taken {
         self.own
     }
 
+    /// Bytes of what comes again that have not left yet.
+    pub(super) fn repeats(&self) -> usize {
+        self.repeats
+    }
+
     /// `total` bytes have left the buffer since the beginning.
     pub(super) fn taken(&mut self, total: u64, mut each: impl FnMut(Origin, usize)) {
         while let Some((end, origin, bytes)) = self.waiting.front_mut() {
@@ -72,6 +83,9 @@ impl Taken {
             *bytes -= gone;
             if *origin == Origin::Own {
                 self.own -= gone;
+            }
+            if *origin == Origin::Repeat {
+                self.repeats -= gone;
             }
             if (gone > 0 || left == 0) && origin.waits() {
                 each(*origin, gone);
@@ -94,7 +108,7 @@ impl Taken {
 
     /// The link is over: everything is given back.
     pub(super) fn drop_all(&mut self, mut each: impl FnMut(Origin, usize)) {
-        self.own = 0;
+        (self.own, self.repeats) = (0, 0);
         for (_, origin, bytes) in self.waiting.drain(..) {
             if origin.waits() {
                 each(origin, bytes);

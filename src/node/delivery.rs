@@ -114,7 +114,9 @@ impl Node {
                 return None;
             }
             Origin::Transit(_) | Origin::Fanout(_) => limits::MAX_RECEIVED_MESSAGE,
-            Origin::Own | Origin::Link | Origin::Publish(..) => limits::MAX_SENT_MESSAGE,
+            Origin::Own | Origin::Link | Origin::Repeat | Origin::Publish(..) => {
+                limits::MAX_SENT_MESSAGE
+            }
         };
         let result = link.send(frame, Some(from.0), origin, limit, now);
         let len = link.backlog() - waiting;
@@ -187,6 +189,7 @@ impl Node {
         }
         let origin = match (about.session, about.credit) {
             (Some(session), Some(bytes)) => Origin::Publish(session, bytes),
+            _ if about.comes_again => Origin::Repeat,
             _ => Origin::Link,
         };
         if about.comes_again {
@@ -204,11 +207,11 @@ impl Node {
         }
     }
 
-    /// Whether so much waits for a link that what comes again by itself need not be added.
+    /// Whether so much of what comes again by itself waits for a link that no more need be added.
     fn is_backed_up(&self, connection: ConnectionId) -> bool {
         let transport = self.connections.get(&connection).and_then(|c| c.transport);
         let link = transport.and_then(|id| self.transports.get(&id)?.link.as_ref());
-        link.is_some_and(|link| link.backlog() > limits::REPEAT_BACKLOG)
+        link.is_some_and(|link| link.repeats() > limits::REPEAT_BACKLOG)
     }
 
     /// Whether something can be sent over a connection that a message came from.

@@ -502,7 +502,7 @@ impl Node {
     /// Gives credit back for bytes that have left a link.
     fn taken(&mut self, origin: Origin, bytes: usize, now: Now) {
         match origin {
-            Origin::Own | Origin::Link => {}
+            Origin::Own | Origin::Link | Origin::Repeat => {}
             Origin::Publish(session, bytes) => {
                 self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
             }

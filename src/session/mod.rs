@@ -436,7 +436,10 @@ impl Session {
             return;
         }
         if self.roster.get(&message.source).is_some() {
-            self.via = Some(message.connection);
+            // Data is not signed: it may not lead a session to another connection.
+            if message.kind.is_control() || self.is_cut || self.via.is_none() {
+                self.via = Some(message.connection);
+            }
             if std::mem::take(&mut self.is_cut) {
                 self.event(Event::ConnectionBack(message.connection));
             }
@@ -534,7 +537,7 @@ impl Session {
             Phase::Open | Phase::Ended => false,
         };
         if cut {
-            self.end("the session took too long to close", None);
+            self.give_up_closing(cx);
         } else {
             self.participant_timeout(cx);
             self.go_on_closing(cx);
@@ -615,6 +618,23 @@ impl Session {
                 self.end("closed by this side", None);
             }
         }
+    }
+
+    /// Closing took too long: the peers are told, if they were not, and the caller learns that it is
+    /// not certain that they know.
+    fn give_up_closing(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.phase, Phase::Draining { .. }) {
+            self.say_goodbye(cx);
+        }
+        if let Phase::Draining { ops, .. } | Phase::Closing { ops, .. } = &mut self.phase {
+            let names: Vec<String> = self.roster.names().map(Name::to_string).collect();
+            let names = names.join(", ");
+            for op in std::mem::take(ops) {
+                let text = format!("the session is closed, but {names} did not confirm it");
+                self.done(Some(op), Err(Error::Undelivered(text)));
+            }
+        }
+        self.end("the session took too long to close", None);
     }
 
     /// Everybody knows, or nobody answers: the end.

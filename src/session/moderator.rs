@@ -164,6 +164,9 @@ impl Session {
 
     pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
         let id = message.message_id;
+        if !self.waits_for_ack(id, &message.source) {
+            return log::debug!("session {}: an unexpected GROUP_ACK", self.id);
+        }
         if self.requests.answer(id, &message.source) != Answer::Complete {
             return;
         }
@@ -186,6 +189,19 @@ impl Session {
             self.flush_kept(cx);
             self.next_task(cx);
         }
+    }
+
+    /// Whether a GROUP_ACK is the answer to our welcome or goodbye. Other requests are answered by
+    /// other messages.
+    fn waits_for_ack(&self, id: u32, from: &Name) -> bool {
+        if matches!(&self.phase, Phase::Closing { message_id, .. } if *message_id == id) {
+            return true;
+        }
+        let Role::Moderator(Moderator { current: Some(Task::Add { step, .. }), .. }) = &self.role
+        else {
+            return false;
+        };
+        matches!(step, Step::Welcome(ours, peer) if *ours == id && peer == from)
     }
 
     fn set_step(&mut self, next: Step) {

@@ -6,6 +6,7 @@ use super::moderator::leave_reply;
 use super::request::Answer;
 use super::{config, SessionConfig};
 use super::{roster, Context, Incoming, Kind, Outgoing, Output, Phase, Retry, Role, Session};
+use crate::limits;
 use crate::name::Name;
 use crate::wire::{CommandPayloadType, JoinReplyPayload, JoinRequestPayload, SessionMessageType};
 
@@ -75,7 +76,8 @@ impl Session {
         let reply = Outgoing::control(kind, &moderator, message.message_id, payload);
         let retry = config.control_retry();
         // The moderator gives up after this; a welcome may be on its way for one more try.
-        let until = cx.now.mono + retry.total() + retry.interval;
+        let wait = retry.total().saturating_add(retry.interval).min(limits::WELCOME_WAIT);
+        let until = cx.now.mono + wait;
         let state = State::Joining { reply: reply.clone(), until };
         let role = Role::Participant(Participant { moderator: moderator.clone(), state });
         let mut session = Session::new(id, config, me, moderator, role, cx.now);

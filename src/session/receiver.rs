@@ -79,6 +79,9 @@ impl Receiver {
         now: Instant,
         out: &mut Vec<Output>,
     ) -> Verdict {
+        if id >= MODULUS {
+            return Verdict::OutOfWindow; // no number of a stream
+        }
         let distance = self.distance(id);
         if distance == 0 || distance > MODULUS / 2 {
             let lost = self.lost.contains(&id);
@@ -86,12 +89,16 @@ impl Receiver {
         }
         if distance > limits::RECEIVER_WINDOW {
             // What is asked for may still come, and this will come again.
-            if !self.wanted.is_empty() || matches!(arrival, Arrival::Lost) {
+            let lost = matches!(arrival, Arrival::Lost);
+            if !self.wanted.is_empty() || lost || distance > limits::RECEIVER_JUMP {
                 return Verdict::OutOfWindow;
             }
             self.skip(distance - limits::RECEIVER_WINDOW, out);
         }
-        self.wanted.remove(&id);
+        // That a message is lost is news only where it was asked for.
+        if self.wanted.remove(&id).is_none() && matches!(arrival, Arrival::Lost) {
+            return Verdict::OutOfWindow;
+        }
         self.ahead.entry(id).or_insert(arrival);
         self.deliver(out);
         self.ask_for_gaps(id, now, out);
@@ -276,7 +283,10 @@ mod tests {
     fn defect_15_a_gap_of_any_width_costs_no_more_than_a_window() {
         let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
         let window = limits::RECEIVER_WINDOW as usize;
-        let (verdict, said) = arrive(&mut receiver, 1 << 30, now);
+        for id in [limits::RECEIVER_JUMP + 1, 1 << 30, MODULUS | 5, u32::MAX] {
+            assert_eq!(arrive(&mut receiver, id, now), (Verdict::OutOfWindow, vec![]), "{id}");
+        }
+        let (verdict, said) = arrive(&mut receiver, limits::RECEIVER_JUMP, now);
         assert_eq!(verdict, Verdict::Taken);
         let count = |what| said.iter().filter(|text| text.starts_with(what)).count();
         assert_eq!((count("lost"), count("request")), (window, window - 1));
