@@ -118,8 +118,16 @@ impl Session {
         let first = !participant.has_joined();
         participant.state = State::Joined;
         if first {
+            let moderator = participant.moderator.clone();
             for member in &welcome.participants {
                 let name = member.name.as_ref().and_then(Name::from_wire);
+                // Two take part. Others would be sent our heartbeats, and our data.
+                if self.config.kind == Kind::PointToPoint
+                    && name.as_ref().is_some_and(|name| *name != me && *name != moderator)
+                {
+                    log::warn!("session {}: the welcome names a third party", self.id);
+                    continue;
+                }
                 if name.as_ref() != Some(&me) && self.roster.add(member).is_none() {
                     log::warn!("session {}: a malformed member in the welcome", self.id);
                 }

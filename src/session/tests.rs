@@ -514,6 +514,43 @@ fn strangers_cannot_touch_a_session() {
 }
 
 #[test]
+fn a_welcome_to_two_brings_no_third_party() {
+    let mut pair = Pair::new();
+    let (op, to) = (pair.op(), Name::parse("o/n/bob").unwrap());
+    pair.copies = Box::new(|_, message| usize::from(kind(message) != T::GroupWelcome));
+    pair.with(0, |app, cx| app.open(config(true), &to, op, cx)).unwrap();
+    let (_, mut welcome) =
+        pair.sent.iter().find(|(_, m)| kind(m) == T::GroupWelcome).unwrap().clone();
+    if let Some(MessageType::Publish(publish)) = &mut welcome.message_type {
+        let Some(ContentType::CommandPayload(CommandPayload {
+            command_payload_type: Some(CommandPayloadType::GroupWelcome(payload)),
+        })) = &mut publish.msg.as_mut().unwrap().content_type
+        else {
+            panic!("a welcome")
+        };
+        // Its name sorts before the moderator's: data went to the first.
+        for n in 0..20 {
+            let name = Name::new(["o", "n", "carol"], crate::name::NameId(n)).to_wire();
+            let mut member = payload.participants[0].clone();
+            member.name = Some(name);
+            payload.participants.push(member);
+        }
+    }
+    sign_as(&mut welcome, "o/n/alice_x");
+    pair.copies = Box::new(|_, _| 1);
+    pair.with(1, |app, cx| app.handle_message(welcome, ConnectionId(9), cx));
+    let theirs = pair.seen[1].accepted[0];
+    let publish = pair.publish(1, theirs, "for alice alone");
+    pair.run(Duration::from_secs(25));
+    assert_eq!(pair.done[&publish].1, Ok(()));
+    let alice = pair.names[0].clone();
+    for (_, message) in pair.sent.iter_mut().filter(|(from, _)| *from == 1) {
+        let to = header(message).destination.as_ref().and_then(Name::from_wire);
+        assert_eq!(to.as_ref(), Some(&alice), "{:?}", kind(message));
+    }
+}
+
+#[test]
 fn closing_waits_for_what_is_unacknowledged_and_is_bounded() {
     let mut pair = Pair::new();
     let (ours, _) = pair.open(true);
