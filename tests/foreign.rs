@@ -37,7 +37,8 @@ fn foreign_client(stack: &str) {
     client.expect_success();
     let output = client.output();
     assert_eq!(client.count("from org/ns/bob"), 6, "{output}");
-    assert_eq!(client.count("closed"), 2, "{output}");
+    // Whole lines: the words of an error may have it, too.
+    assert_eq!(output.lines().filter(|line| *line == "closed").count(), 2, "{output}");
     let expected = match stack {
         // CANCELLED is what a client of gRPC makes of its own cancelling.
         "grpcio" => ["half-close: status 0", "cancel: status 1", "shutdown: status 0"],
@@ -75,8 +76,11 @@ fn foreign_server(stack: &str) {
     assert_eq!(server.count("from org/ns/alice"), 3, "{output}");
     let expected = match stack {
         "grpcio" => ["sender: ", "receiver: "],
-        // CANCEL is how the published client leaves, too; END_STREAM answers the end.
-        _ => ["sender: reset 8", "receiver: end of stream"],
+        // A program that ends half-closes behind its last words while they are queued; once they have
+        // left it resets the stream, as the published client does. Which of the two depends on the
+        // moment; nothing is lost in either.
+        _ if server.count("sender: reset 8") == 1 => ["sender: reset 8", "receiver: end of stream"],
+        _ => ["sender: end of stream", "receiver: end of stream"],
     };
     for line in expected {
         assert_eq!(server.count(line), 1, "{line}\n{output}");
