@@ -17,8 +17,7 @@ use std::time::{Duration, Instant};
 
 use bystanders::{Pair, Target, MEMORY_TOLERANCE_KIB, PATIENCE};
 use peer::*;
-use slim::api::{Node, PublishOptions, SessionOptions};
-use slim::config::NodeConfig;
+use slim::api::{PublishOptions, SessionOptions};
 use slim::limits;
 
 /// One kind of hostility.
@@ -83,21 +82,13 @@ const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "RST_STREAM of the one stream",
-        run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]).repeat(50));
-            peer.answer()
-        },
+        run: |port| after_negotiation(port, &frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]).repeat(50)),
         answer: "closed",
         limit: "the link is over with its stream (01 section 1.4)",
     },
     Attack {
         name: "empty DATA",
-        run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(DATA, 0, 1, &[]).repeat(100_000));
-            peer.answer()
-        },
+        run: |port| after_negotiation(port, &frame(DATA, 0, 1, &[]).repeat(100_000)),
         answer: "GOAWAY 11, closed",
         limit:
             "limits::GLITCHES = 1000 at once and 33 a second, counted by nghttp2 (06 section 3.5 \
@@ -149,9 +140,10 @@ const ATTACKS: &[Attack] = &[
     Attack {
         name: "a message of 4 GiB is announced",
         run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(DATA, 0, 1, &[&prefix(u32::MAX)[..], &[0; 8000]].concat()));
-            peer.answer()
+            after_negotiation(
+                port,
+                &frame(DATA, 0, 1, &[&prefix(u32::MAX)[..], &[0; 8000]].concat()),
+            )
         },
         answer: "grpc-status 0, closed",
         limit: "limits::MAX_RECEIVED_MESSAGE = 4 MiB; answered as in 01 section 1.4",
@@ -183,41 +175,27 @@ const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "a link, then garbage in its place",
-        run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&[0xff; 64 * 1024]);
-            peer.answer()
-        },
+        run: |port| after_negotiation(port, &[0xff; 64 * 1024]),
         answer: "GOAWAY 6, closed",
         limit: "SETTINGS_MAX_FRAME_SIZE, checked by nghttp2",
     },
     Attack {
         name: "a link, then a message that is none",
         run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(DATA, 0, 1, &[&prefix(64)[..], &[0xff; 64]].concat()));
-            peer.answer()
+            after_negotiation(port, &frame(DATA, 0, 1, &[&prefix(64)[..], &[0xff; 64]].concat()))
         },
         answer: "grpc-status 0, closed",
         limit: "undecodable protobuf (01 section 1.2)",
     },
     Attack {
         name: "the connection's window above 2^31-1",
-        run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]));
-            peer.answer()
-        },
+        run: |port| after_negotiation(port, &frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])),
         answer: "GOAWAY 3, closed",
         limit: "RFC 9113 section 6.9.1, by nghttp2",
     },
     Attack {
         name: "the stream's window above 2^31-1",
-        run: |port| {
-            let mut peer = Peer::negotiated(port);
-            peer.raw(&frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]));
-            peer.answer()
-        },
+        run: |port| after_negotiation(port, &frame(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff])),
         answer: "GOAWAY 3, closed",
         limit: "RFC 9113 section 6.9.1; nghttp2 ends the connection, not the stream",
     },
@@ -288,6 +266,13 @@ const ATTACKS: &[Attack] = &[
                 with it (02 section 9.1)",
     },
 ];
+
+/// What the node answers to these bytes on a link that is up.
+fn after_negotiation(port: u16, bytes: &[u8]) -> String {
+    let mut peer = Peer::negotiated(port);
+    peer.raw(bytes);
+    peer.answer()
+}
 
 /// So many bytes of a frame that must be answered, before any answer is read.
 fn flood(port: u16, frame: &[u8], bytes: usize) -> String {
@@ -487,14 +472,8 @@ fn an_app_that_never_receives_disturbs_nobody() {
     let mut pair = Pair::connect(&target);
     let before = target.usage();
     let quiet = pair.p99(250, || true);
-    let app = |name| {
-        let node = Node::new(&NodeConfig::default()).unwrap();
-        let app = node.app_with_secret(name, support::SECRET).unwrap();
-        app.connect(&target.endpoint(), PATIENCE).unwrap();
-        (node, app)
-    };
-    let (_a, carol) = app("org/bystanders/carol");
-    let (_b, dave) = app("org/bystanders/dave");
+    let (_a, carol) = bystanders::app(&target, "org/bystanders/carol");
+    let (_b, dave) = bystanders::app(&target, "org/bystanders/dave");
     let reliable = carol.open(&SessionOptions::default(), "org/bystanders/dave", PATIENCE).unwrap();
     let _never_received = dave.accept(false, PATIENCE).unwrap();
     let plain = PublishOptions::default();

@@ -84,16 +84,18 @@ pub struct Pair {
     _app: App,
 }
 
+/// An app with a node of its own, connected to the target.
+pub fn app(target: &Target, name: &str) -> (Node, App) {
+    let node = Node::new(&NodeConfig::default()).unwrap();
+    let app = node.app_with_secret(name, SECRET).unwrap();
+    app.connect(&target.endpoint(), PATIENCE).unwrap();
+    (node, app)
+}
+
 impl Pair {
     pub fn connect(target: &Target) -> Pair {
-        let app = |name| {
-            let node = Node::new(&NodeConfig::default()).unwrap();
-            let app = node.app_with_secret(name, SECRET).unwrap();
-            app.connect(&target.endpoint(), PATIENCE).unwrap();
-            (node, app)
-        };
-        let (a, alice) = app("org/bystanders/alice");
-        let (b, bob) = app("org/bystanders/bob");
+        let (a, alice) = app(target, "org/bystanders/alice");
+        let (b, bob) = app(target, "org/bystanders/bob");
         let asks = alice.open(&SessionOptions::default(), "org/bystanders/bob", PATIENCE).unwrap();
         let answers = bob.accept(false, PATIENCE).unwrap();
         let answerer = std::thread::spawn(move || {

@@ -67,7 +67,6 @@ struct End {
     closed: bool,
     online: bool,
     connected: bool,
-    full: bool,
     published: Vec<Published>,
     /// Numbers of the other's messages that have come.
     received: BTreeSet<usize>,
@@ -626,8 +625,6 @@ impl History {
         if !self.is_open(talk, side) {
             return;
         }
-        let Some(end) = &mut self.talks[talk].ends[side] else { return };
-        end.full = full;
         let Some(end) = &self.talks[talk].ends[side] else { return };
         self.tell(|| format!("inbox of talk {talk}.{side} full: {full}"));
         let (process, key, now) = (self.clients[end.client].process, end.key, self.world.now);
@@ -1012,7 +1009,6 @@ impl End {
             closed: false,
             online: true,
             connected: true,
-            full: false,
             published: Vec::new(),
             received: BTreeSet::new(),
             out: (0, 0),

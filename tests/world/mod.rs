@@ -19,7 +19,7 @@ use slim::name::Name;
 use slim::node::{AcceptOptions, Node, NodeOptions, Output, TransportId, Value};
 use slim::router::{ConnectionId, Gateway};
 use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
-use tap::{Proxy, Tap};
+use tap::Tap;
 use twox_hash::XxHash64;
 
 /// What the sockets on both ends of a link hold together.
@@ -56,7 +56,6 @@ struct Pipe {
     /// When the last bytes on the way arrive: none overtakes another.
     last: Instant,
     tap: Tap,
-    proxy: Proxy,
     link: String,
 }
 
@@ -424,16 +423,18 @@ impl World {
         let Some(at) = self.pipes.iter().position(|p| p.from == from && p.end.is_none()) else {
             return;
         };
-        if self.record {
-            let link = self.pipes[at].link.clone();
-            for message in self.pipes[at].tap.feed(bytes) {
-                self.trace.push((link.clone(), message));
-            }
-        }
-        let filtered = self.copies.as_mut().map(|copies| {
-            let Pipe { proxy, link, .. } = &mut self.pipes[at];
-            proxy.pass(bytes, |message| copies(link, message))
+        let World { pipes, trace, copies, record, .. } = self;
+        let Pipe { tap, link, .. } = &mut pipes[at];
+        let filtered = (*record || copies.is_some()).then(|| {
+            tap.pass(bytes, |message| {
+                if *record {
+                    trace.push((link.clone(), message.clone()));
+                }
+                copies.as_mut().map_or(1, |copies| copies(link, message))
+            })
         });
+        // What is only listened to goes on as it is.
+        let filtered = filtered.filter(|_| copies.is_some());
         let mut bytes = filtered.as_deref().unwrap_or(bytes);
         self.digest = XxHash64::oneshot(self.digest, bytes);
         let jitter = self.jitter.as_micros() as u64;
@@ -504,7 +505,7 @@ impl World {
         for (from, to) in [(a, b), (b, a)] {
             let (source, target) = (&self.processes[from.0].name, &self.processes[to.0].name);
             let link = format!("{source}->{target}");
-            let (tap, proxy) = (Tap::new(from == a), Proxy::new(from == a));
+            let tap = Tap::new(from == a);
             self.pipes.push(Pipe {
                 to,
                 from,
@@ -513,7 +514,6 @@ impl World {
                 stalled: false,
                 last: self.now.mono,
                 tap,
-                proxy,
                 link,
             });
         }

@@ -8,7 +8,7 @@ use slim::wire::{
     SessionType, SlimHeader,
 };
 
-/// Listens to one direction.
+/// The messages of one direction, taken out of its bytes and put back as often as somebody says.
 pub struct Tap {
     bytes: Vec<u8>,
     preface: usize,
@@ -19,40 +19,6 @@ impl Tap {
     /// `dialler`: this direction begins with the connection preface.
     pub fn new(dialler: bool) -> Tap {
         Tap { bytes: Vec::new(), preface: if dialler { 24 } else { 0 }, decoder: Decoder::new() }
-    }
-
-    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Message> {
-        self.bytes.extend_from_slice(bytes);
-        let mut found = Vec::new();
-        if self.bytes.len() < self.preface {
-            return found;
-        }
-        self.bytes.drain(..std::mem::take(&mut self.preface));
-        while let [a, b, c, kind, ..] = self.bytes[..] {
-            let len = u32::from_be_bytes([0, a, b, c]) as usize;
-            if self.bytes.len() < 9 + len {
-                break;
-            }
-            let frame: Vec<u8> = self.bytes.drain(..9 + len).collect();
-            if kind == 0 {
-                let each = &mut |bytes: &[u8]| found.push(Message::decode(bytes).unwrap());
-                self.decoder.feed(&frame[9..], each).unwrap();
-            }
-        }
-        found
-    }
-}
-
-/// The messages of one direction, taken out of its bytes and put back as often as somebody says.
-pub struct Proxy {
-    bytes: Vec<u8>,
-    preface: usize,
-    decoder: Decoder,
-}
-
-impl Proxy {
-    pub fn new(dialler: bool) -> Proxy {
-        Proxy { bytes: Vec::new(), preface: if dialler { 24 } else { 0 }, decoder: Decoder::new() }
     }
 
     /// The bytes that go on: each message as often as `copies` says, in DATA frames of its own.
