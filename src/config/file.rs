@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use yaml_rust2::parser::{Event, Parser};
 use yaml_rust2::{ScanError, Yaml, YamlLoader};
 
-use super::node::read_gateway;
 use super::object::Object;
 use super::{ClientConfig, Error, NodeConfig, ServerConfig};
 use crate::limits;
@@ -182,11 +181,7 @@ fn read_service(
         }
         no_pqc(&controller)?;
     }
-    let node = NodeConfig {
-        node_id: service.string("node_id")?.map(str::to_owned),
-        domain_name: service.string("domain_name")?.unwrap_or("").to_owned(),
-        gateway: read_gateway(service)?,
-    };
+    let node = NodeConfig::read(service)?;
     let (mut servers, mut clients) = (Vec::new(), Vec::new());
     if let Some(dataplane) = service.object("dataplane", &DATAPLANE)? {
         no_pqc(&dataplane)?;

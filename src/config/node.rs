@@ -36,19 +36,20 @@ impl NodeConfig {
                 return Err(object.unsupported(key, feature));
             }
         }
+        NodeConfig::read(&object)
+    }
+
+    /// Reads what a node's own object and a service of a file have in common.
+    pub(super) fn read(object: &Object<'_>) -> Result<NodeConfig, Error> {
         Ok(NodeConfig {
             node_id: object.string("node_id")?.map(str::to_owned),
             domain_name: object.string("domain_name")?.unwrap_or("").to_owned(),
-            gateway: read_gateway(&object)?,
+            gateway: match object.string("default_gateway")? {
+                None | Some("auto") => Gateway::Auto,
+                Some("off") => Gateway::Off,
+                Some(_) => return Err(object.error("default_gateway", "auto or off is expected")),
+            },
         })
-    }
-}
-
-pub(super) fn read_gateway(object: &Object<'_>) -> Result<Gateway, Error> {
-    match object.string("default_gateway")? {
-        None | Some("auto") => Ok(Gateway::Auto),
-        Some("off") => Ok(Gateway::Off),
-        Some(_) => Err(object.error("default_gateway", "auto or off is expected")),
     }
 }
 

@@ -45,11 +45,8 @@ impl Taken {
     /// `len` bytes of `origin` were appended.
     pub(super) fn push(&mut self, origin: Origin, len: usize) {
         self.appended += len as u64;
-        if origin == Origin::Own {
-            self.own += len;
-        }
-        if origin == Origin::Repeat {
-            self.repeats += len;
+        if let Some(count) = self.count(origin) {
+            *count += len;
         }
         match self.waiting.back_mut() {
             Some((end, last, bytes)) if *last == origin && !origin.is_single() => {
@@ -57,6 +54,15 @@ impl Taken {
                 *bytes += len;
             }
             _ => self.waiting.push_back((self.appended, origin, len)),
+        }
+    }
+
+    /// Of some origins it is known how much waits.
+    fn count(&mut self, origin: Origin) -> Option<&mut usize> {
+        match origin {
+            Origin::Own => Some(&mut self.own),
+            Origin::Repeat => Some(&mut self.repeats),
+            _ => None,
         }
     }
 
@@ -81,14 +87,12 @@ impl Taken {
                 _ => bytes.saturating_sub(left),
             };
             *bytes -= gone;
-            if *origin == Origin::Own {
-                self.own -= gone;
-            }
-            if *origin == Origin::Repeat {
-                self.repeats -= gone;
+            let origin = *origin;
+            if let Some(count) = self.count(origin) {
+                *count -= gone;
             }
             if (gone > 0 || left == 0) && origin.waits() {
-                each(*origin, gone);
+                each(origin, gone);
             }
             if left > 0 {
                 return;

@@ -64,10 +64,11 @@ impl Node {
         let Some(connection) = self.connections.get(&id) else {
             return Err(Error::NotFound(format!("connection not found: {id}")));
         };
-        match connection.transport {
+        let (transport, stopping) = (connection.transport, self.stopping);
+        match transport {
             Some(transport) => {
-                match self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
-                    Some(link) if self.stopping => link.drain("the node stops"),
+                match self.link(transport) {
+                    Some(link) if stopping => link.drain("the node stops"),
                     Some(link) => link.close("closed by this side"),
                     None => self.close_transport(transport),
                 }

@@ -49,7 +49,7 @@ impl Node {
             }
             None => true,
         });
-        let Some(source) = self.connections.get(&from).and_then(|c| c.transport) else { return };
+        let Some(source) = self.transport_of(from) else { return };
         if let [target] = targets[..] {
             let origin = Origin::Transit(source.0);
             if let Some(len) = self.send_to(target, &mut frame, from, origin, now) {
@@ -73,7 +73,7 @@ impl Node {
     }
 
     fn hold(&mut self, source: TransportId, len: usize) {
-        if let Some(link) = self.transports.get_mut(&source).and_then(|t| t.link.as_mut()) {
+        if let Some(link) = self.link(source) {
             link.hold(len);
         }
     }
@@ -209,7 +209,7 @@ impl Node {
 
     /// Whether so much of what comes again by itself waits for a link that no more need be added.
     fn is_backed_up(&self, connection: ConnectionId) -> bool {
-        let transport = self.connections.get(&connection).and_then(|c| c.transport);
+        let transport = self.transport_of(connection);
         let link = transport.and_then(|id| self.transports.get(&id)?.link.as_ref());
         link.is_some_and(|link| link.repeats() > limits::REPEAT_BACKLOG)
     }

@@ -249,7 +249,7 @@ impl Node {
 
     /// A transport has ended or failed.
     pub fn handle_disconnected(&mut self, transport: TransportId, cause: &str, now: Now) {
-        if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+        if let Some(link) = self.link(transport) {
             link.handle_disconnect(cause);
             self.after_link(transport, now);
         }
@@ -271,7 +271,7 @@ impl Node {
 
     /// The bytes that a transport should write now; empty when there are none.
     pub fn output(&mut self, transport: TransportId) -> &[u8] {
-        match self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+        match self.link(transport) {
             Some(link) => link.output(),
             None => &[],
         }
@@ -279,7 +279,7 @@ impl Node {
 
     /// So many of them were written.
     pub fn wrote(&mut self, transport: TransportId, len: usize, now: Now) {
-        if let Some(link) = self.transports.get_mut(&transport).and_then(|t| t.link.as_mut()) {
+        if let Some(link) = self.link(transport) {
             link.wrote(len, now);
             self.after_output(transport, now);
             self.settle(now);
@@ -300,8 +300,7 @@ impl Node {
                     self.close_transport(id);
                 }
                 Timer::Transport(id) => {
-                    let link = self.transports.get_mut(&id).and_then(|t| t.link.as_mut());
-                    if let Some(link) = link {
+                    if let Some(link) = self.link(id) {
                         link.handle_timeout(now);
                         self.after_link(id, now);
                     }
@@ -410,7 +409,7 @@ impl Node {
             let _ = self.disconnect(connection, now);
         }
         for id in self.transports.keys().copied().collect::<Vec<_>>() {
-            match self.transports.get_mut(&id).and_then(|t| t.link.as_mut()) {
+            match self.link(id) {
                 Some(link) => {
                     link.drain("the node stops");
                     self.after_link(id, now);
@@ -483,6 +482,16 @@ impl Node {
         id
     }
 
+    /// The link of a transport, once that is connected.
+    fn link(&mut self, id: TransportId) -> Option<&mut Link> {
+        self.transports.get_mut(&id)?.link.as_mut()
+    }
+
+    /// The transport that a connection has now.
+    fn transport_of(&self, id: ConnectionId) -> Option<TransportId> {
+        self.connections.get(&id)?.transport
+    }
+
     fn mark_dirty(&mut self, id: TransportId) {
         if let Some(transport) = self.transports.get_mut(&id) {
             if !std::mem::replace(&mut transport.dirty, true) {
@@ -521,7 +530,7 @@ impl Node {
 
     /// The link that a message came over may be sent more.
     fn release(&mut self, source: TransportId, len: usize) {
-        if let Some(link) = self.transports.get_mut(&source).and_then(|t| t.link.as_mut()) {
+        if let Some(link) = self.link(source) {
             link.release(len);
             self.mark_dirty(source);
         }

@@ -96,9 +96,8 @@ impl Node {
             success: error.is_none(),
             error: error.unwrap_or_default(),
         };
-        let transport = self.connections.get(&from).and_then(|c| c.transport);
-        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
-        if let (Some(link), Some(transport)) = (link, transport) {
+        let Some(transport) = self.transport_of(from) else { return };
+        if let Some(link) = self.link(transport) {
             link.send_ack(ack, now);
             self.mark_dirty(transport);
         }
@@ -280,9 +279,8 @@ impl Node {
             true => MessageType::Unsubscribe(Unsubscribe { header, subscription_id: id }),
         });
         let mut frame = Frame::new(Message { message_type, ..Message::default() });
-        let transport = self.connections.get(&connection).and_then(|c| c.transport);
-        let link = transport.and_then(|t| self.transports.get_mut(&t)?.link.as_mut());
-        if let (Some(link), Some(transport)) = (link, transport) {
+        let Some(transport) = self.transport_of(connection) else { return };
+        if let Some(link) = self.link(transport) {
             // A link that is down gets it when it is up again.
             let limit = limits::MAX_SENT_MESSAGE;
             let _ = link.send(&mut frame, Some(from.0), Origin::Link, limit, now);

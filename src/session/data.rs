@@ -108,7 +108,7 @@ impl Session {
         let sources: Vec<_> =
             self.receivers.iter().filter(|(_, r)| due(r)).map(|(source, _)| *source).collect();
         for source in sources {
-            let found = self.roster.names().find(|name| name.encoded() == source).cloned();
+            let found = self.roster.named(source).cloned();
             let (Some(name), Some(receiver)) = (found, self.receivers.get_mut(&source)) else {
                 self.receivers.remove(&source);
                 continue;
@@ -122,10 +122,7 @@ impl Session {
     /// The session ends: what was acknowledged and waited behind gaps is given out.
     pub(super) fn finish_receivers(&mut self) {
         for (source, mut receiver) in std::mem::take(&mut self.receivers) {
-            let Some(name) = self.roster.names().find(|name| name.encoded() == source).cloned()
-            else {
-                continue;
-            };
+            let Some(name) = self.roster.named(source).cloned() else { continue };
             let mut out = Vec::new();
             receiver.finish(&mut out);
             self.handle_receiver(&name, out);

@@ -626,31 +626,28 @@ impl Session {
         if matches!(self.phase, Phase::Draining { .. }) {
             self.say_goodbye(cx);
         }
+        let names: Vec<String> = self.roster.names().map(Name::to_string).collect();
+        self.closed_unconfirmed(&names.join(", "));
+        self.end("the session took too long to close", None);
+    }
+
+    /// Whoever closed the session learns who did not confirm it.
+    fn closed_unconfirmed(&mut self, names: &str) {
         if let Phase::Draining { ops, .. } | Phase::Closing { ops, .. } = &mut self.phase {
-            let names: Vec<String> = self.roster.names().map(Name::to_string).collect();
-            let names = names.join(", ");
             for op in std::mem::take(ops) {
                 let text = format!("the session is closed, but {names} did not confirm it");
                 self.done(Some(op), Err(Error::Undelivered(text)));
             }
         }
-        self.end("the session took too long to close", None);
     }
 
     /// Everybody knows, or nobody answers: the end.
     fn on_goodbye_answered(&mut self, message_id: u32, silent: &[Name]) -> bool {
-        let Phase::Closing { ops, message_id: ours, .. } = &mut self.phase else {
-            return false;
-        };
-        if *ours != message_id {
+        if !matches!(self.phase, Phase::Closing { message_id: ours, .. } if ours == message_id) {
             return false;
         }
         if let [name, ..] = silent {
-            let ops = std::mem::take(ops);
-            for op in ops {
-                let text = format!("the session is closed, but {name} did not confirm it");
-                self.done(Some(op), Err(Error::Undelivered(text)));
-            }
+            self.closed_unconfirmed(&name.to_string());
         }
         self.end("closed by this side", None);
         true

@@ -176,13 +176,6 @@ impl Session {
         let Some(moderator) = self.moderator() else {
             return;
         };
-        let welcomed = matches!(
-            &moderator.current,
-            Some(Task::Add { step: Step::Welcome(ours, _), .. }) if *ours == id
-        );
-        if !welcomed {
-            return;
-        }
         if let Some(Task::Add { op, step: Step::Welcome(_, peer), .. }) = moderator.current.take() {
             self.roster.set_ready(&peer);
             self.done(op, Ok(()));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::limits;
-use crate::name::Name;
+use crate::name::{EncodedName, Name};
 use crate::wire::{Participant, ParticipantSettings, ParticipantState};
 
 /// Another member of the session.
@@ -46,6 +46,11 @@ impl Roster {
     /// The member of this name.
     pub(super) fn get(&self, name: &Name) -> Option<&Member> {
         self.members.get(name)
+    }
+
+    /// The full name that has this encoded form.
+    pub(super) fn named(&self, name: EncodedName) -> Option<&Name> {
+        self.members.keys().find(|known| known.encoded() == name)
     }
 
     /// All names.
