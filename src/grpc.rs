@@ -1,6 +1,7 @@
 //! gRPC on one HTTP/2 stream: length-prefixed messages, heads and statuses (spec 01 section 1).
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::limits;
 
@@ -31,6 +32,33 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Where the bytes of a message are.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Whole, within what was fed.
+    Fed(Range<usize>),
+    /// It came in pieces, which were put together behind its prefix.
+    Gathered(Vec<u8>),
+}
+
+impl Body {
+    /// The message. `fed` is what was fed when it was found.
+    pub fn of<'a>(&'a self, fed: &'a [u8]) -> &'a [u8] {
+        match self {
+            Body::Fed(range) => fed.get(range.clone()).unwrap_or_default(),
+            Body::Gathered(bytes) => bytes.get(PREFIX..).unwrap_or_default(),
+        }
+    }
+
+    /// The same, when what was fed is part of something larger that begins `by` bytes before.
+    pub fn shifted(self, by: usize) -> Body {
+        match self {
+            Body::Fed(range) => Body::Fed(range.start + by..range.end + by),
+            gathered => gathered,
+        }
+    }
+}
+
 /// Splits a stream of bytes into messages.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -43,15 +71,16 @@ impl Decoder {
         Decoder::default()
     }
 
-    /// Calls `each` for every message that is complete now. A message is only copied when it came
-    /// in pieces.
-    pub fn feed(&mut self, mut bytes: &[u8], each: &mut dyn FnMut(&[u8])) -> Result<(), Error> {
-        while !bytes.is_empty() {
+    /// Calls `each` for every message that is complete now.
+    pub fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Body)) -> Result<(), Error> {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
             if self.partial.is_empty() {
-                if let Some(len) = message_len(bytes)? {
-                    if let Some(message) = bytes.get(PREFIX..PREFIX + len) {
-                        each(message);
-                        bytes = &bytes[PREFIX + len..];
+                if let Some(len) = message_len(rest)? {
+                    if len <= rest.len() - PREFIX {
+                        each(Body::Fed(at + PREFIX..at + PREFIX + len));
+                        at += PREFIX + len;
                         continue;
                     }
                 }
@@ -60,18 +89,17 @@ impl Decoder {
                 Some(len) => PREFIX + len,
                 None => PREFIX,
             };
-            let take = (wanted - self.partial.len()).min(bytes.len());
+            let take = (wanted - self.partial.len()).min(rest.len());
             let len = self.partial.len();
             if self.partial.capacity() < len + take {
                 // Twice what is there, but never more than the message needs.
                 self.partial.reserve_exact((len * 2).max(len + take).min(wanted) - len);
             }
-            self.partial.extend_from_slice(&bytes[..take]);
-            bytes = &bytes[take..];
+            self.partial.extend_from_slice(&rest[..take]);
+            at += take;
             if let Some(len) = message_len(&self.partial)? {
                 if self.partial.len() == PREFIX + len {
-                    let message = std::mem::take(&mut self.partial);
-                    each(&message[PREFIX..]);
+                    each(Body::Gathered(std::mem::take(&mut self.partial)));
                 }
             }
         }
@@ -219,7 +247,7 @@ mod tests {
 
     fn messages(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
         let mut found = Vec::new();
-        decoder.feed(bytes, &mut |message| found.push(message.to_vec()))?;
+        decoder.feed(bytes, &mut |body| found.push(body.of(bytes).to_vec()))?;
         Ok(found)
     }
 
@@ -290,9 +318,8 @@ mod tests {
     #[test]
     fn whole_messages_are_borrowed() {
         let bytes = stream(&[b"one", b"two"]);
-        let range = bytes.as_ptr_range();
         let mut borrowed = 0;
-        let mut each = |message: &[u8]| borrowed += usize::from(range.contains(&message.as_ptr()));
+        let mut each = |body| borrowed += usize::from(matches!(body, Body::Fed(_)));
         Decoder::new().feed(&bytes, &mut each).unwrap();
         assert_eq!(borrowed, 2);
     }

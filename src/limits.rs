@@ -160,3 +160,5 @@ pub const CONFIG_DEPTH: usize = 64;
 pub const RECEIVER_JUMP: u32 = 1 << 20;
 /// A welcome is waited for no longer than this, whatever timers the moderator has.
 pub const WELCOME_WAIT: Duration = Duration::from_secs(300);
+/// Bytes that a link keeps between two messages for the text of a MAC.
+pub const MAC_SCRATCH: usize = 4 * 1024;

@@ -142,7 +142,8 @@ fn routing_messages_decode_and_encode_byte_for_byte() {
         assert_eq!(message.encode_to_vec(), bytes, "{entry}");
     }
     for entry in list(&messages, "validate") {
-        let frame = Frame::decode(&hex(str(entry, "hex"))).unwrap();
+        let bytes = hex(str(entry, "hex"));
+        let frame = Frame::decode(&bytes).unwrap();
         let verdict = match frame.validate() {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.to_string().replace("malformed message: ", ""),
@@ -361,7 +362,7 @@ fn key(hex_text: &str) -> [u8; 32] {
 
 fn check_mac(entry: &Value, link: &LinkKey, link_id: &str, header: &SlimHeader, mac: &[u8]) {
     let mut preimage = Vec::new();
-    mac_preimage(link_id, header, &mut preimage);
+    mac_preimage(link_id, &header.into(), &mut preimage);
     assert_eq!(preimage, hex(str(entry, "preimage")), "{entry}");
     assert_eq!(link.mac(header), mac, "{entry}");
     let mut signed = header.clone();

@@ -373,7 +373,9 @@ fn the_longest_message_passes_when_it_is_consumed() {
     grpc::end_message(buffer, mark);
     pair.exchange();
     let mut found = Vec::new();
-    grpc::Decoder::new().feed(&pair.server.data, &mut |m| found.push(m == message)).unwrap();
+    let data = &pair.server.data;
+    let each = &mut |body: grpc::Body| found.push(body.of(data) == message);
+    grpc::Decoder::new().feed(data, each).unwrap();
     assert_eq!(found, [true]);
 }
 

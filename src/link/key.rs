@@ -1,13 +1,14 @@
 //! The key of a link: X25519, HKDF-SHA256, and the HMAC that every hop puts on headers (spec 01
 //! sections 5.4, 5.5).
 
+use std::cell::Cell;
 use std::fmt;
 
 use aws_lc_rs::{agreement, hmac};
 
 use crate::entropy::Entropy;
-use crate::wire::canonical::mac_preimage;
-use crate::wire::SlimHeader;
+use crate::limits;
+use crate::wire::canonical::{mac_preimage, HeaderFields};
 
 const INFO: &[u8] = b"SLIM-DP-inter-node-hmac-v1";
 
@@ -66,12 +67,15 @@ impl fmt::Debug for KeyExchange {
 pub struct LinkKey {
     key: hmac::Key,
     link_id: String,
+    /// Where the text of a MAC is put together.
+    scratch: Cell<Vec<u8>>,
 }
 
 impl LinkKey {
     /// A given key.
     pub fn new(key: [u8; 32], link_id: &str) -> LinkKey {
-        LinkKey { key: hmac::Key::new(hmac::HMAC_SHA256, &key), link_id: link_id.to_owned() }
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+        LinkKey { key, link_id: link_id.to_owned(), scratch: Cell::default() }
     }
 
     /// HKDF with the text of the link id as salt; one block of output is all that is needed.
@@ -80,32 +84,41 @@ impl LinkKey {
         let pseudo_random_key = hmac::sign(&extract, secret);
         let expand = hmac::Key::new(hmac::HMAC_SHA256, pseudo_random_key.as_ref());
         let key = hmac::sign(&expand, &[INFO, &[1]].concat());
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_ref());
-        LinkKey { key, link_id: link_id.to_owned() }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(key.as_ref());
+        LinkKey::new(bytes, link_id)
     }
 
     /// The MAC of a header as it goes over this link.
-    pub fn mac(&self, header: &SlimHeader) -> [u8; 32] {
+    pub fn mac<'a>(&self, header: impl Into<HeaderFields<'a>>) -> [u8; 32] {
         let mut mac = [0; 32];
-        mac.copy_from_slice(hmac::sign(&self.key, &self.preimage(header)).as_ref());
+        self.with_preimage(&header.into(), |text| {
+            mac.copy_from_slice(hmac::sign(&self.key, text).as_ref());
+        });
         mac
     }
 
     /// Checks the MAC in a header, in constant time.
-    pub fn verify(&self, header: &SlimHeader) -> Result<(), MacError> {
-        match header.header_mac.as_deref() {
+    pub fn verify<'a>(&self, header: impl Into<HeaderFields<'a>>) -> Result<(), MacError> {
+        let header = header.into();
+        match header.mac {
             None | Some([]) => Err(MacError::Missing),
             Some(mac) if mac.len() != 32 => Err(MacError::Length(mac.len())),
-            Some(mac) => {
-                hmac::verify(&self.key, &self.preimage(header), mac).map_err(|_| MacError::Wrong)
-            }
+            Some(mac) => self.with_preimage(&header, |text| {
+                hmac::verify(&self.key, text, mac).map_err(|_| MacError::Wrong)
+            }),
         }
     }
 
-    fn preimage(&self, header: &SlimHeader) -> Vec<u8> {
-        let mut preimage = Vec::with_capacity(512);
-        mac_preimage(&self.link_id, header, &mut preimage);
-        preimage
+    fn with_preimage<T>(&self, header: &HeaderFields<'_>, act: impl FnOnce(&[u8]) -> T) -> T {
+        let mut text = self.scratch.take();
+        mac_preimage(&self.link_id, header, &mut text);
+        let result = act(&text);
+        text.clear();
+        if text.capacity() <= limits::MAC_SCRATCH {
+            self.scratch.set(text);
+        }
+        result
     }
 }
 
@@ -159,3 +172,31 @@ impl fmt::Display for MacError {
 }
 
 impl std::error::Error for MacError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::SlimHeader;
+
+    #[test]
+    fn the_room_for_texts_is_kept_up_to_a_limit() {
+        let key = LinkKey::new([1; 32], "link");
+        let header = |len| SlimHeader { identity: "x".repeat(len), ..SlimHeader::default() };
+        let room = |len| {
+            key.mac(&header(len));
+            let text = key.scratch.take();
+            let room = text.capacity();
+            key.scratch.set(text);
+            room
+        };
+        let rest = {
+            let mut text = Vec::new();
+            mac_preimage("link", &HeaderFields::from(&header(0)), &mut text);
+            text.len()
+        };
+        key.scratch.set(Vec::with_capacity(limits::MAC_SCRATCH));
+        assert_eq!(room(limits::MAC_SCRATCH - rest), limits::MAC_SCRATCH);
+        assert_eq!(room(limits::MAC_SCRATCH - rest + 1), 0);
+        assert!(room(10) > 0);
+    }
+}

@@ -17,7 +17,7 @@ use crate::entropy::Entropy;
 use crate::grpc;
 use crate::http2;
 use crate::limits;
-use crate::wire::{Frame, FrameError, FrameKind, LinkConnectionType, Message};
+use crate::wire::{Frame, FrameError, FrameKind, LinkConnectionType, Message, Parsed};
 use key::{KeyExchange, LinkKey};
 pub use negotiation::{Identity, NegotiationError};
 pub use outbound::Origin;
@@ -63,8 +63,14 @@ pub enum Event {
         /// The other side's node.
         node_id: String,
     },
-    /// A frame whose MAC was right, and its length on the stream. Not yet validated.
-    Frame(Frame, usize),
+    /// A frame whose MAC was right. Not yet validated. Its bytes are in what [`Link::handle_bytes`]
+    /// was given, so that this must be taken out before more is given.
+    Frame {
+        /// Where it is.
+        body: grpc::Body,
+        /// What it means.
+        parsed: Parsed,
+    },
     /// Bytes of this origin have left the outbound buffer.
     Taken(Origin, usize),
     /// The link is over. What is still in the outbound buffer should be flushed, then the byte
@@ -219,14 +225,14 @@ impl Link {
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
         self.heard = now.mono;
         self.ping_sent = None;
-        for chunk in bytes.chunks(limits::HTTP2_FEED) {
+        for (chunk, at) in bytes.chunks(limits::HTTP2_FEED).zip((0..).step_by(limits::HTTP2_FEED)) {
             if self.is_closed() && !self.lingers {
                 return;
             }
             let mut found = std::mem::take(&mut self.scratch);
             let result = self.http2.receive(chunk, &mut found);
             for event in found.drain(..) {
-                self.handle_http2(event, chunk, now, entropy);
+                self.handle_http2(event, chunk, at, now, entropy);
             }
             self.scratch = found;
             if let Err(error) = result {
@@ -357,7 +363,7 @@ impl Link {
     /// that the other side takes.
     pub fn send(
         &mut self,
-        frame: &mut Frame,
+        frame: &mut Frame<'_>,
         incoming: Option<u64>,
         origin: Origin,
         limit: usize,
@@ -393,7 +399,7 @@ impl Link {
 
     /// Sends a message that carries no header: negotiation or ack.
     fn send_message(&mut self, message: Message) {
-        let mut frame = Frame::new(message);
+        let mut frame = Frame::new(Box::new(message));
         let buffer = self.http2.send_buffer();
         let before = buffer.len();
         let mark = grpc::begin_message(buffer);
@@ -508,6 +514,7 @@ impl Link {
         &mut self,
         event: http2::Event,
         chunk: &[u8],
+        at: usize,
         now: Now,
         entropy: &mut dyn Entropy,
     ) {
@@ -518,9 +525,10 @@ impl Link {
             http2::Event::RequestHead(head) => self.on_request(&head, now),
             http2::Event::ResponseHead(head) => self.on_response(&head, now),
             http2::Event::Data(range) => {
+                let at = at + range.start;
                 if let Some(data) = chunk.get(range) {
                     self.unconsumed += data.len();
-                    self.on_data(data, now, entropy);
+                    self.on_data(data, at, entropy);
                     self.grant();
                 }
             }
@@ -602,11 +610,12 @@ impl Link {
         }
     }
 
-    fn on_data(&mut self, data: &[u8], now: Now, entropy: &mut dyn Entropy) {
+    /// Bytes of the stream; `at` is their place in what was given to [`Link::handle_bytes`].
+    fn on_data(&mut self, data: &[u8], at: usize, entropy: &mut dyn Entropy) {
         let mut decoder = std::mem::take(&mut self.decoder);
-        let result = decoder.feed(data, &mut |bytes| {
+        let result = decoder.feed(data, &mut |body| {
             if !self.is_closed() {
-                self.on_message(bytes, now, entropy);
+                self.on_message(body, data, at, entropy);
             }
         });
         self.decoder = decoder;
@@ -617,33 +626,43 @@ impl Link {
         }
     }
 
-    fn on_message(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
-        let frame = match Frame::decode(bytes) {
+    fn on_message(&mut self, body: grpc::Body, data: &[u8], at: usize, entropy: &mut dyn Entropy) {
+        let frame = match Frame::decode(body.of(data)) {
             Ok(frame) => frame,
             Err(error) => return self.protocol_error(&error.to_string()),
         };
         match self.state {
-            State::Up => self.on_frame(frame, bytes.len()),
+            State::Up => {
+                if self.admits(&frame) {
+                    let parsed = frame.into_parsed();
+                    self.events.push_back(Event::Frame { body: body.shifted(at), parsed });
+                }
+            }
             State::AwaitNegotiation { .. } => self.on_negotiation_request(&frame, entropy),
             State::AwaitReply { .. } => self.on_negotiation_reply(&frame),
             State::AwaitRequest { .. } | State::AwaitResponse { .. } | State::Closed => {
                 self.protocol_error("data before the heads were exchanged");
             }
         }
-        let _ = now;
     }
 
     /// The table of spec 01 section 5.5.
-    fn on_frame(&mut self, frame: Frame, len: usize) {
+    fn admits(&self, frame: &Frame<'_>) -> bool {
         let publish = match frame.kind() {
             FrameKind::Publish => true,
             FrameKind::Subscribe | FrameKind::Unsubscribe => false,
-            FrameKind::SubscriptionAck => return self.events.push_back(Event::Frame(frame, len)),
-            FrameKind::Link => return log::debug!("a second negotiation was ignored"),
-            FrameKind::Empty => return log::debug!("an empty message was ignored"),
+            FrameKind::SubscriptionAck => return true,
+            FrameKind::Link => {
+                log::debug!("a second negotiation was ignored");
+                return false;
+            }
+            FrameKind::Empty => {
+                log::debug!("an empty message was ignored");
+                return false;
+            }
         };
         if !self.signs {
-            return self.events.push_back(Event::Frame(frame, len));
+            return true;
         }
         let strict = self.config.require_header_mac;
         let verdict = match &self.key {
@@ -655,10 +674,10 @@ impl Link {
             None if publish && frame.has_mac() => Err("a MAC, but the link has no key".to_owned()),
             None => Ok(()),
         };
-        match verdict {
-            Ok(()) => self.events.push_back(Event::Frame(frame, len)),
-            Err(why) => log::warn!("a message was dropped: header MAC {why}"),
+        if let Err(why) = &verdict {
+            log::warn!("a message was dropped: header MAC {why}");
         }
+        verdict.is_ok()
     }
 
     /// Something that the peer must never send: the link is closed as the published node does.

@@ -84,7 +84,7 @@ impl Link {
     }
 
     /// Acceptor: checks the request and answers.
-    pub(super) fn on_negotiation_request(&mut self, frame: &Frame, entropy: &mut dyn Entropy) {
+    pub(super) fn on_negotiation_request(&mut self, frame: &Frame<'_>, entropy: &mut dyn Entropy) {
         let payload = match check(frame, false) {
             Ok(payload) => payload,
             Err(error) => return self.refuse(0, "", &format!("link negotiation failed: {error}")),
@@ -132,7 +132,7 @@ impl Link {
     }
 
     /// Dialler: checks the reply.
-    pub(super) fn on_negotiation_reply(&mut self, frame: &Frame) {
+    pub(super) fn on_negotiation_reply(&mut self, frame: &Frame<'_>) {
         let State::AwaitReply { exchange, .. } = std::mem::replace(&mut self.state, State::Closed)
         else {
             return;
@@ -179,7 +179,10 @@ impl Link {
 }
 
 /// The checks that both sides make, in the order of spec 01 section 5.2.
-fn check(frame: &Frame, reply: bool) -> Result<&LinkNegotiationPayload, NegotiationError> {
+fn check<'a>(
+    frame: &'a Frame<'_>,
+    reply: bool,
+) -> Result<&'a LinkNegotiationPayload, NegotiationError> {
     let payload = frame.negotiation().ok_or(NegotiationError::NotNegotiation)?;
     if payload.is_reply != reply {
         return Err(NegotiationError::WrongRole);

@@ -102,10 +102,11 @@ impl Bench {
                 for event in &found {
                     if let http2::Event::Data(range) = event {
                         let messages = &mut self.messages;
-                        let each = &mut |bytes: &[u8]| {
-                            messages.push(Message::decode(bytes).unwrap());
+                        let data = &chunk[range.clone()];
+                        let each = &mut |body: grpc::Body| {
+                            messages.push(Message::decode(body.of(data)).unwrap());
                         };
-                        self.decoder.feed(&chunk[range.clone()], each).unwrap();
+                        self.decoder.feed(data, each).unwrap();
                     }
                 }
                 self.peer_events.extend(found);
@@ -156,7 +157,7 @@ impl Bench {
     }
 
     fn frames(&self) -> usize {
-        self.events.iter().filter(|event| matches!(event, Event::Frame(..))).count()
+        self.events.iter().filter(|event| matches!(event, Event::Frame { .. })).count()
     }
 }
 
@@ -487,7 +488,7 @@ impl Bench {
             let content = crate::wire::ContentType::AppPayload(payload);
             publish.msg = Some(crate::wire::Content { content_type: Some(content) });
         }
-        let (mut frame, now) = (Frame::new(message), self.now);
+        let (mut frame, now) = (Frame::new(Box::new(message)), self.now);
         self.link.send(&mut frame, None, origin, usize::MAX, now).unwrap();
     }
 

@@ -174,13 +174,18 @@ impl Node {
 
     /// Does what a link says after it was given something.
     pub(super) fn after_link(&mut self, transport: TransportId, now: Now) {
+        self.after_fed(transport, &[], now);
+    }
+
+    /// The same after it was fed these bytes: frames are in them.
+    pub(super) fn after_fed(&mut self, transport: TransportId, fed: &[u8], now: Now) {
         self.mark_dirty(transport);
-        self.after_output(transport, now);
+        self.link_events(transport, fed, now);
         self.settle(now);
     }
 
-    /// The same after its bytes were taken, which may have brought news, too.
-    pub(super) fn after_output(&mut self, transport: TransportId, now: Now) {
+    /// What a link says; it may say something whenever it was asked for output, too.
+    pub(super) fn link_events(&mut self, transport: TransportId, fed: &[u8], now: Now) {
         while let Some(event) = self
             .transports
             .get_mut(&transport)
@@ -192,8 +197,11 @@ impl Node {
                 (Event::Up { connection_type, node_id }, _) => {
                     self.link_up(transport, connection_type, &node_id, now);
                 }
-                (Event::Frame(frame, len), Some(from)) => self.on_frame(from, frame, len, now),
-                (Event::Frame(..), None) => {}
+                (Event::Frame { body, parsed }, Some(from)) => {
+                    let bytes = body.of(fed);
+                    self.on_frame(from, parsed.on(bytes), bytes.len(), now);
+                }
+                (Event::Frame { .. }, None) => {}
                 (Event::Taken(origin, bytes), _) => self.taken(origin, bytes, now),
                 (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
             }

@@ -13,7 +13,13 @@ use crate::wire::{Frame, FrameKind, Message};
 
 impl Node {
     /// A frame arrived over a link, with the right MAC.
-    pub(super) fn on_frame(&mut self, from: ConnectionId, mut frame: Frame, len: usize, now: Now) {
+    pub(super) fn on_frame(
+        &mut self,
+        from: ConnectionId,
+        mut frame: Frame<'_>,
+        len: usize,
+        now: Now,
+    ) {
         if let Err(error) = frame.validate() {
             self.dropped += 1;
             return log::debug!("connection {from}: dropped: {error}");
@@ -37,7 +43,7 @@ impl Node {
     /// Sends a frame from a link to everybody who wants it. Nobody is told if that is nobody.
     ///
     /// The window that the message used is given back to its sender when every link took it.
-    fn forward(&mut self, from: ConnectionId, mut frame: Frame, len: usize, now: Now) {
+    fn forward(&mut self, from: ConnectionId, mut frame: Frame<'_>, len: usize, now: Now) {
         let Some(destination) = frame.destination() else { return };
         let mut targets = Vec::new();
         self.router.route(destination, frame.fanout(), from, &mut targets);
@@ -78,9 +84,15 @@ impl Node {
         }
     }
 
-    fn deliver(&mut self, apps: &[AppId], from: ConnectionId, frame: Frame, now: Now) {
+    fn deliver(&mut self, apps: &[AppId], from: ConnectionId, frame: Frame<'_>, now: Now) {
         let Some((last, others)) = apps.split_last() else { return };
-        let message = frame.into_message();
+        let message = match frame.into_message() {
+            Ok(message) => message,
+            Err(error) => {
+                self.dropped += 1;
+                return log::error!("connection {from}: dropped: {error}");
+            }
+        };
         for app in others {
             let copy = message.clone();
             self.with_app(*app, now, |app, cx| app.handle_message(copy, from, cx));
@@ -92,7 +104,7 @@ impl Node {
     fn send_to(
         &mut self,
         target: ConnectionId,
-        frame: &mut Frame,
+        frame: &mut Frame<'_>,
         from: ConnectionId,
         origin: Origin,
         now: Now,
@@ -144,7 +156,7 @@ impl Node {
                     idle = false;
                     match output {
                         AppOutput::Send { message, about, via } => {
-                            self.send_from_app(id, *message, about, via, &mut local, now);
+                            self.send_from_app(id, message, about, via, &mut local, now);
                         }
                         other => self.outputs.extend(Option::<Output>::from(other)),
                     }
@@ -163,7 +175,7 @@ impl Node {
     fn send_from_app(
         &mut self,
         id: AppId,
-        mut message: Message,
+        mut message: Box<Message>,
         about: About,
         via: Option<ConnectionId>,
         local: &mut VecDeque<(AppId, ConnectionId, Message)>,
@@ -198,7 +210,9 @@ impl Node {
         let mut on_its_way = false;
         for target in targets {
             match self.app_of.get(&target) {
-                Some(app) => local.push_back((*app, from, frame.message().clone())),
+                Some(app) => {
+                    local.extend(frame.clone().into_message().map(|message| (*app, from, message)));
+                }
                 None => on_its_way |= self.send_to(target, &mut frame, from, origin, now).is_some(),
             }
         }

@@ -238,7 +238,7 @@ impl Node {
                 return;
             };
             link.handle_bytes(chunk, now, &mut *self.entropy);
-            self.after_link(transport, now);
+            self.after_fed(transport, chunk, now);
         }
     }
 
@@ -281,7 +281,7 @@ impl Node {
     pub fn wrote(&mut self, transport: TransportId, len: usize, now: Now) {
         if let Some(link) = self.link(transport) {
             link.wrote(len, now);
-            self.after_output(transport, now);
+            self.link_events(transport, &[], now);
             self.settle(now);
             self.close_if_drained(transport);
         }

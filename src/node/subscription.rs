@@ -79,7 +79,7 @@ impl Subscriptions {
 
 impl Node {
     /// Somebody wants messages to a name, or no longer wants them.
-    pub(super) fn on_subscription(&mut self, from: ConnectionId, frame: &Frame, now: Now) {
+    pub(super) fn on_subscription(&mut self, from: ConnectionId, frame: &Frame<'_>, now: Now) {
         let Some(name) = frame.destination() else { return };
         let id = frame.subscription_id();
         let result = match frame.kind() {
@@ -278,7 +278,7 @@ impl Node {
             false => MessageType::Subscribe(Subscribe { header, subscription_id: id }),
             true => MessageType::Unsubscribe(Unsubscribe { header, subscription_id: id }),
         });
-        let mut frame = Frame::new(Message { message_type, ..Message::default() });
+        let mut frame = Frame::new(Box::new(Message { message_type, ..Message::default() }));
         let Some(transport) = self.transport_of(connection) else { return };
         if let Some(link) = self.link(transport) {
             // A link that is down gets it when it is up again.
@@ -289,7 +289,7 @@ impl Node {
     }
 
     /// An answer to one of our requests; unknown ones mean nothing.
-    pub(super) fn on_subscription_ack(&mut self, from: ConnectionId, frame: &Frame) {
+    pub(super) fn on_subscription_ack(&mut self, from: ConnectionId, frame: &Frame<'_>) {
         let Some(ack) = frame.subscription_ack() else { return };
         let id = ack.subscription_id;
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };

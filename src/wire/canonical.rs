@@ -60,13 +60,76 @@ pub fn payload_signature_input(
     text
 }
 
-/// What the MAC of a hop covers (spec 01 section 5.5), appended to `out`.
-pub fn mac_preimage(link_id: &str, header: &SlimHeader, out: &mut Vec<u8>) {
+/// What the MAC of a hop covers (spec 01 section 5.5), and the MAC; read from a message or from its
+/// bytes.
+#[derive(Clone, Debug)]
+pub struct HeaderFields<'a> {
+    /// Who sends.
+    pub source: Option<NameFields<'a>>,
+    /// To whom.
+    pub destination: Option<NameFields<'a>>,
+    /// The sender's identity token.
+    pub identity: &'a [u8],
+    /// 1: one receiver; anything else: all.
+    pub fanout: u32,
+    /// Local to upstream's processes.
+    pub recv_from: Option<u64>,
+    /// Local to upstream's processes.
+    pub forward_to: Option<u64>,
+    /// Presence marks a failed retransmission.
+    pub error: Option<bool>,
+    /// Hops left.
+    pub ttl: u32,
+    /// The MAC itself, which it does not cover.
+    pub mac: Option<&'a [u8]>,
+}
+
+/// A name in both forms.
+#[derive(Clone, Debug)]
+pub struct NameFields<'a> {
+    /// The hashes, and the two halves of the id.
+    pub encoded: Option<([u64; 3], Option<[u64; 2]>)>,
+    /// The strings.
+    pub strings: Option<[&'a [u8]; 3]>,
+}
+
+impl<'a> From<&'a SlimHeader> for HeaderFields<'a> {
+    fn from(header: &'a SlimHeader) -> HeaderFields<'a> {
+        HeaderFields {
+            source: header.source.as_ref().map(NameFields::from),
+            destination: header.destination.as_ref().map(NameFields::from),
+            identity: header.identity.as_bytes(),
+            fanout: header.fanout,
+            recv_from: header.recv_from,
+            forward_to: header.forward_to,
+            error: header.error,
+            ttl: header.ttl,
+            mac: header.header_mac.as_deref(),
+        }
+    }
+}
+
+impl<'a> From<&'a Name> for NameFields<'a> {
+    fn from(name: &'a Name) -> NameFields<'a> {
+        let encoded = name.name.as_ref().map(|name| {
+            let id = name.name_id.as_ref().map(|id| [id.id_0, id.id_1]);
+            ([name.component_0, name.component_1, name.component_2], id)
+        });
+        let strings = name.str_name.as_ref().map(|strings| {
+            [&strings.str_component_0, &strings.str_component_1, &strings.str_component_2]
+                .map(|text| text.as_bytes())
+        });
+        NameFields { encoded, strings }
+    }
+}
+
+/// The text of a header's MAC, appended to `out`.
+pub fn mac_preimage(link_id: &str, header: &HeaderFields<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"SLIM-DP-HDR-v1\0");
-    prefixed(link_id, out);
+    prefixed(link_id.as_bytes(), out);
     name(header.source.as_ref(), out);
     name(header.destination.as_ref(), out);
-    prefixed(&header.identity, out);
+    prefixed(header.identity, out);
     out.extend_from_slice(&header.fanout.to_le_bytes());
     optional_number(header.recv_from, out);
     optional_number(header.forward_to, out);
@@ -77,41 +140,41 @@ pub fn mac_preimage(link_id: &str, header: &SlimHeader, out: &mut Vec<u8>) {
     out.extend_from_slice(&header.ttl.to_le_bytes());
 }
 
-fn name(name: Option<&Name>, out: &mut Vec<u8>) {
+fn name(name: Option<&NameFields<'_>>, out: &mut Vec<u8>) {
     let Some(name) = name else { return out.push(0) };
     out.push(1);
-    match &name.name {
-        Some(encoded) => {
+    match &name.encoded {
+        Some((components, id)) => {
             out.push(1);
-            for part in [encoded.component_0, encoded.component_1, encoded.component_2] {
+            for part in components {
                 out.extend_from_slice(&part.to_le_bytes());
             }
-            match &encoded.name_id {
-                Some(id) => {
+            match id {
+                Some([high, low]) => {
                     out.push(1);
-                    out.extend_from_slice(&id.id_0.to_le_bytes());
-                    out.extend_from_slice(&id.id_1.to_le_bytes());
+                    out.extend_from_slice(&high.to_le_bytes());
+                    out.extend_from_slice(&low.to_le_bytes());
                 }
                 None => out.push(0),
             }
         }
         None => out.push(0),
     }
-    match &name.str_name {
+    match &name.strings {
         Some(strings) => {
             out.push(1);
-            prefixed(&strings.str_component_0, out);
-            prefixed(&strings.str_component_1, out);
-            prefixed(&strings.str_component_2, out);
+            for text in strings {
+                prefixed(text, out);
+            }
         }
         None => out.push(0),
     }
 }
 
 /// Lengths are 32 bits: a message of 4 MiB has no longer part.
-fn prefixed(text: &str, out: &mut Vec<u8>) {
+fn prefixed(text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(text.len() as u32).to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
 }
 
 fn optional_number(number: Option<u64>, out: &mut Vec<u8>) {

@@ -1,12 +1,14 @@
 //! One message on its way through a node: its bytes, and the few fields that routing needs.
 //!
-//! Routing and links only use what this type offers, so that what stands behind it can change: now
-//! it is a decoded [`Message`]; a view on the raw bytes fits the same interface.
+//! Routing and links only use what this type offers. Behind it is a view on the bytes as they came,
+//! or a decoded [`Message`]; nobody else knows which.
 
 use std::fmt;
 
 use prost::Message as _;
 
+use super::canonical::HeaderFields;
+use super::view::View;
 use super::{LinkNegotiationPayload, LinkType, Message, MessageType, SlimHeader, SubscriptionAck};
 use crate::link::key::{LinkKey, MacError};
 use crate::name::EncodedName;
@@ -28,43 +30,83 @@ pub enum FrameKind {
     Empty,
 }
 
-/// One message on its way through a node.
+/// What a frame's bytes mean, without the bytes.
 #[derive(Clone, Debug)]
-pub struct Frame {
-    message: Message,
-    kind: FrameKind,
+pub struct Parsed(Shape);
+
+#[derive(Clone, Debug)]
+enum Shape {
+    /// Forwarded as it came, but for a few fields.
+    View(View),
+    /// Everything that has another shape, or was made here.
+    Message(Box<Message>),
 }
 
-impl Frame {
+impl Parsed {
     /// Reads a frame from the bytes of one gRPC message. An error means that the link must be
     /// closed (spec 01 section 1.2).
-    pub fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
+    pub fn read(bytes: &[u8]) -> Result<Parsed, FrameError> {
+        if let Some(view) = View::read(bytes) {
+            return Ok(Parsed(Shape::View(view)));
+        }
         let message = Message::decode(bytes).map_err(|e| FrameError::Protobuf(e.to_string()))?;
-        Ok(Frame::new(message))
+        Ok(Parsed(Shape::Message(Box::new(message))))
+    }
+
+    /// The frame, with the bytes that this was read from.
+    pub fn on(self, bytes: &[u8]) -> Frame<'_> {
+        Frame { shape: self.0, bytes }
+    }
+}
+
+/// One message on its way through a node.
+#[derive(Clone, Debug)]
+pub struct Frame<'a> {
+    shape: Shape,
+    bytes: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// [`Parsed::read`] with the bytes.
+    pub fn decode(bytes: &'a [u8]) -> Result<Frame<'a>, FrameError> {
+        Ok(Parsed::read(bytes)?.on(bytes))
     }
 
     /// A frame made here.
-    pub fn new(message: Message) -> Frame {
-        let kind = match &message.message_type {
-            Some(MessageType::Publish(_)) => FrameKind::Publish,
-            Some(MessageType::Subscribe(_)) => FrameKind::Subscribe,
-            Some(MessageType::Unsubscribe(_)) => FrameKind::Unsubscribe,
-            Some(MessageType::SubscriptionAck(_)) => FrameKind::SubscriptionAck,
-            Some(MessageType::Link(_)) => FrameKind::Link,
-            None => FrameKind::Empty,
-        };
-        Frame { message, kind }
+    pub fn new(message: Box<Message>) -> Frame<'a> {
+        Frame { shape: Shape::Message(message), bytes: &[] }
+    }
+
+    /// What remains when its bytes are put aside.
+    pub fn into_parsed(self) -> Parsed {
+        Parsed(self.shape)
+    }
+
+    /// Whether it is forwarded without being decoded.
+    pub fn is_view(&self) -> bool {
+        matches!(self.shape, Shape::View(_))
     }
 
     /// What it is for.
     pub fn kind(&self) -> FrameKind {
-        self.kind
+        match &self.shape {
+            Shape::View(_) => FrameKind::Publish,
+            Shape::Message(message) => match &message.message_type {
+                Some(MessageType::Publish(_)) => FrameKind::Publish,
+                Some(MessageType::Subscribe(_)) => FrameKind::Subscribe,
+                Some(MessageType::Unsubscribe(_)) => FrameKind::Unsubscribe,
+                Some(MessageType::SubscriptionAck(_)) => FrameKind::SubscriptionAck,
+                Some(MessageType::Link(_)) => FrameKind::Link,
+                None => FrameKind::Empty,
+            },
+        }
     }
 
     /// Checks what every node checks before routing (spec 02 section 2.2). A frame that fails is
     /// dropped, the link goes on.
     pub fn validate(&self) -> Result<(), FrameError> {
-        match self.kind {
+        let Shape::Message(message) = &self.shape else { return Ok(()) };
+        match self.kind() {
             FrameKind::Empty => return Err(FrameError::Invalid("message type not found")),
             FrameKind::SubscriptionAck => return Ok(()),
             FrameKind::Link => {
@@ -73,7 +115,7 @@ impl Frame {
             }
             FrameKind::Publish | FrameKind::Subscribe | FrameKind::Unsubscribe => {}
         }
-        let header = self.header().ok_or(FrameError::Invalid("SLIM header not found"))?;
+        let header = header(message).ok_or(FrameError::Invalid("SLIM header not found"))?;
         let source = header.source.as_ref().ok_or(FrameError::Invalid("source not found"))?;
         if source.name.is_none() {
             return Err(FrameError::Invalid("source encoded name not found"));
@@ -83,7 +125,7 @@ impl Frame {
         if destination.name.is_none() {
             return Err(FrameError::Invalid("destination encoded name not found"));
         }
-        if let Some(MessageType::Publish(publish)) = &self.message.message_type {
+        if let Some(MessageType::Publish(publish)) = &message.message_type {
             if publish.session.is_none() {
                 return Err(FrameError::Invalid("session header not found"));
             }
@@ -93,18 +135,26 @@ impl Frame {
 
     /// Where it goes. `None` before [`Frame::validate`] has passed, or for acks and negotiation.
     pub fn destination(&self) -> Option<EncodedName> {
-        let name = self.header()?.destination.as_ref()?;
-        Some(EncodedName::from_wire(name.name.as_ref()?))
+        match &self.shape {
+            Shape::View(view) => Some(view.destination()),
+            Shape::Message(message) => {
+                let name = header(message)?.destination.as_ref()?;
+                Some(EncodedName::from_wire(name.name.as_ref()?))
+            }
+        }
     }
 
     /// 1 for one receiver, anything else for all; 0 where there is no header.
     pub fn fanout(&self) -> u32 {
-        self.header().map_or(0, |header| header.fanout)
+        match &self.shape {
+            Shape::View(view) => view.fanout(),
+            Shape::Message(message) => header(message).map_or(0, |header| header.fanout),
+        }
     }
 
     /// The number that an ack to this request carries; 0 for none.
     pub fn subscription_id(&self) -> u64 {
-        match &self.message.message_type {
+        match self.message_type() {
             Some(MessageType::Subscribe(s)) => s.subscription_id,
             Some(MessageType::Unsubscribe(s)) => s.subscription_id,
             _ => 0,
@@ -113,7 +163,7 @@ impl Frame {
 
     /// The ack in this frame.
     pub fn subscription_ack(&self) -> Option<&SubscriptionAck> {
-        match &self.message.message_type {
+        match self.message_type() {
             Some(MessageType::SubscriptionAck(ack)) => Some(ack),
             _ => None,
         }
@@ -121,7 +171,7 @@ impl Frame {
 
     /// The negotiation in this frame.
     pub fn negotiation(&self) -> Option<&LinkNegotiationPayload> {
-        match &self.message.message_type {
+        match self.message_type() {
             Some(MessageType::Link(link)) => match &link.link_type {
                 Some(LinkType::LinkNegotiation(payload)) => Some(payload),
                 None => None,
@@ -130,19 +180,31 @@ impl Frame {
         }
     }
 
+    /// What was decoded: everything but the usual kind of Publish.
+    fn message_type(&self) -> Option<&MessageType> {
+        match &self.shape {
+            Shape::View(_) => None,
+            Shape::Message(message) => message.message_type.as_ref(),
+        }
+    }
+
     /// Counts one hop. `false`: the frame has used up its hops and is dropped (spec 02 section
     /// 5.1).
     pub fn count_hop(&mut self) -> bool {
-        let Some(header) = self.header_mut() else {
-            return false;
+        let ttl = match &mut self.shape {
+            Shape::View(view) => &mut view.ttl,
+            Shape::Message(message) => match header_mut(message) {
+                Some(header) => &mut header.ttl,
+                None => return false,
+            },
         };
-        header.ttl = header.ttl.saturating_sub(1);
-        header.ttl > 0
+        *ttl = ttl.saturating_sub(1);
+        *ttl > 0
     }
 
     /// Checks the MAC of the hop that it came over.
     pub fn verify(&self, key: &LinkKey) -> Result<(), MacError> {
-        match self.header() {
+        match self.header_fields() {
             Some(header) => key.verify(header),
             None => Err(MacError::Missing),
         }
@@ -150,7 +212,14 @@ impl Frame {
 
     /// Whether a MAC is there at all (an empty one counts as none).
     pub fn has_mac(&self) -> bool {
-        self.header().and_then(|h| h.header_mac.as_ref()).is_some_and(|mac| !mac.is_empty())
+        self.header_fields().and_then(|h| h.mac).is_some_and(|mac| !mac.is_empty())
+    }
+
+    fn header_fields(&self) -> Option<HeaderFields<'_>> {
+        match &self.shape {
+            Shape::View(view) => Some(view.header(self.bytes)),
+            Shape::Message(message) => header(message).map(HeaderFields::from),
+        }
     }
 
     /// Appends the frame as it leaves over a link: the fields that never travel cleared, our
@@ -163,58 +232,63 @@ impl Frame {
         limit: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), FrameError> {
-        if let Some(header) = self.header_mut() {
+        let message = match &mut self.shape {
+            Shape::View(view) => return view.encode(self.bytes, incoming, key, limit, out),
+            Shape::Message(message) => message,
+        };
+        if let Some(header) = header_mut(message) {
             header.recv_from = None;
             header.forward_to = None;
             header.incoming_conn = incoming;
             header.header_mac = None;
             if let Some(key) = key {
-                header.header_mac = Some(key.mac(header).to_vec());
+                header.header_mac = Some(key.mac(&*header).to_vec());
             }
         }
-        let len = self.message.encoded_len();
+        let len = message.encoded_len();
         if len > limit {
             return Err(FrameError::TooLong { len, limit });
         }
         out.reserve(len);
-        self.message.encode_raw(out);
+        message.encode_raw(out);
         Ok(())
     }
 
     /// The whole message, for delivery to a local app. The hop's MAC means nothing there.
-    pub fn into_message(mut self) -> Message {
-        if let Some(header) = self.header_mut() {
+    pub fn into_message(self) -> Result<Message, FrameError> {
+        let mut message = match self.shape {
+            Shape::Message(message) => *message,
+            Shape::View(view) => {
+                let mut message = Message::decode(self.bytes)
+                    .map_err(|error| FrameError::Protobuf(error.to_string()))?;
+                if let Some(header) = header_mut(&mut message) {
+                    header.ttl = view.ttl;
+                }
+                message
+            }
+        };
+        if let Some(header) = header_mut(&mut message) {
             header.header_mac = None;
         }
-        self.message
+        Ok(message)
     }
+}
 
-    /// The message.
-    pub fn message(&self) -> &Message {
-        &self.message
+fn header(message: &Message) -> Option<&SlimHeader> {
+    match message.message_type.as_ref()? {
+        MessageType::Publish(m) => m.header.as_ref(),
+        MessageType::Subscribe(m) => m.header.as_ref(),
+        MessageType::Unsubscribe(m) => m.header.as_ref(),
+        MessageType::Link(_) | MessageType::SubscriptionAck(_) => None,
     }
+}
 
-    /// The destination with its strings: subscriptions need them.
-    pub fn destination_name(&self) -> Option<crate::name::Name> {
-        crate::name::Name::from_wire(self.header()?.destination.as_ref()?)
-    }
-
-    fn header(&self) -> Option<&SlimHeader> {
-        match self.message.message_type.as_ref()? {
-            MessageType::Publish(m) => m.header.as_ref(),
-            MessageType::Subscribe(m) => m.header.as_ref(),
-            MessageType::Unsubscribe(m) => m.header.as_ref(),
-            MessageType::Link(_) | MessageType::SubscriptionAck(_) => None,
-        }
-    }
-
-    fn header_mut(&mut self) -> Option<&mut SlimHeader> {
-        match self.message.message_type.as_mut()? {
-            MessageType::Publish(m) => m.header.as_mut(),
-            MessageType::Subscribe(m) => m.header.as_mut(),
-            MessageType::Unsubscribe(m) => m.header.as_mut(),
-            MessageType::Link(_) | MessageType::SubscriptionAck(_) => None,
-        }
+fn header_mut(message: &mut Message) -> Option<&mut SlimHeader> {
+    match message.message_type.as_mut()? {
+        MessageType::Publish(m) => m.header.as_mut(),
+        MessageType::Subscribe(m) => m.header.as_mut(),
+        MessageType::Unsubscribe(m) => m.header.as_mut(),
+        MessageType::Link(_) | MessageType::SubscriptionAck(_) => None,
     }
 }
 

@@ -1,11 +1,13 @@
 //! The bytes of SLIM: protobuf messages (`message`), the byte-exact texts that are signed and
-//! MACed ([`canonical`]), and the [`Frame`] that routing works on.
+//! MACed ([`canonical`]), the [`Frame`] that routing works on, and the view on raw bytes behind it
+//! (`view`).
 //!
 //! Nothing here decides anything about sessions or routes.
 
 pub mod canonical;
 mod frame;
 mod message;
+mod view;
 
-pub use frame::{Frame, FrameError, FrameKind};
+pub use frame::{Frame, FrameError, FrameKind, Parsed};
 pub use message::*;

@@ -136,7 +136,7 @@ impl Peer {
 
     pub fn signed(&self, mut message: Message) -> Message {
         let header = header_of(&mut message);
-        header.header_mac = Some(self.key.as_ref().unwrap().mac(header).to_vec());
+        header.header_mac = Some(self.key.as_ref().unwrap().mac(&*header).to_vec());
         message
     }
 
@@ -206,8 +206,10 @@ impl Peer {
             };
             self.http2.consume(range.len());
             let messages = &mut self.messages;
-            let each = &mut |bytes: &[u8]| messages.push(Message::decode(bytes).unwrap());
-            self.decoder.feed(&chunk[range], each).unwrap();
+            let data = &chunk[range];
+            let each =
+                &mut |body: grpc::Body| messages.push(Message::decode(body.of(data)).unwrap());
+            self.decoder.feed(data, each).unwrap();
         }
         true
     }

@@ -2,7 +2,7 @@
 //! which they are compared with recorded traces (DESIGN decision 32).
 
 use prost::Message as _;
-use slim::grpc::Decoder;
+use slim::grpc::{Body, Decoder};
 use slim::wire::{
     CommandPayloadType, ContentType, LinkType, Message, MessageType, NameId, SessionMessageType,
     SessionType, SlimHeader,
@@ -46,7 +46,8 @@ impl Tap {
                 out.extend_from_slice(stream);
                 out.extend_from_slice(payload);
             };
-            let each = &mut |bytes: &[u8]| {
+            let each = &mut |body: Body| {
+                let bytes = body.of(&frame[9..]);
                 let message = Message::decode(bytes).unwrap();
                 let mut whole = vec![0];
                 whole.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
