@@ -108,7 +108,7 @@ fn compare(name: &str, play: &Play, deviate: impl Fn(&str, &mut Vec<String>)) {
     compare_part(name, play, |_, _| true, deviate);
 }
 
-/// What is point to point: groups in the same recording are not there yet.
+/// Not compared: the group in the same recording. Groups are not there yet.
 fn is_point_to_point(_: &serde_json::Value, message: &Message) -> bool {
     match &message.message_type {
         Some(slim::wire::MessageType::Publish(publish)) => {
@@ -254,6 +254,11 @@ impl Play {
     }
 }
 
+/// Not compared: the second half of 16, in which other apps begin a group. Groups are not there yet.
+fn is_before_the_group(entry: &serde_json::Value, _: &Message) -> bool {
+    entry["n"].as_u64() < Some(30)
+}
+
 #[test]
 fn trace_16_the_first_message_is_lost() {
     let mut play = Play::losing("node->bob", &[T::Msg], Some(1), 1);
@@ -265,8 +270,7 @@ fn trace_16_the_first_message_is_lost() {
     play.delivered(a, first);
     play.delivered(a, second);
     assert_eq!(play.world.messages(b, theirs), ["p1", "p2"]);
-    let before_the_group = |entry: &serde_json::Value, _: &Message| entry["n"].as_u64() < Some(30);
-    compare_part("16-first-message-lost", &play, before_the_group, |link, lines| {
+    compare_part("16-first-message-lost", &play, is_before_the_group, |link, lines| {
         acked_rtx(link, lines, 1);
     });
 }
@@ -337,21 +341,19 @@ fn trace_18_nobody_acknowledges() {
 }
 
 #[test]
-fn trace_19_nobody_answers_with_the_default_timers() {
+fn trace_19_nobody_answers_with_timers_given_and_by_default() {
     let mut world = World::new(7).with_real_identities().with_trace();
     let (node, a) = (world.process("node"), world.process("alice"));
     let alice = world.app(a, "org/ns/alice");
     world.attach(a, alice, node);
-    let (_, op) = world.open_start(a, alice, "org/ns/nobody", config(false, &[]));
-    let before = world.time();
-    assert!(matches!(world.finish(a, op), Err(Error::NoRoute(_))));
-    assert_eq!((world.ended_at(a, op) - before).as_secs(), 11);
+    for (config, seconds) in [(retries(2), 1.5), (config(false, &[]), 11.0)] {
+        let before = world.time();
+        let (_, op) = world.open_start(a, alice, "org/ns/nobody", config);
+        assert!(matches!(world.finish(a, op), Err(Error::NoRoute(_))));
+        assert_eq!((world.ended_at(a, op) - before).as_secs_f64(), seconds);
+    }
     let play = Play { world, alice: (a, alice), bob: (a, alice) };
-    let defaults = |entry: &serde_json::Value, message: &Message| {
-        is_point_to_point(entry, message)
-            && (kind_and_id(message).is_none() || entry["t"].as_f64() > Some(8.0))
-    };
-    compare_part("19-discovery-no-answer", &play, defaults, |_, _| {});
+    compare_part("19-discovery-no-answer", &play, is_point_to_point, |_, _| {});
 }
 
 /// A session is opened although one message is lost, and carries one.
@@ -424,25 +426,22 @@ fn trace_32_the_peer_is_killed() {
     assert!(matches!(play.world.events(a, ours), [Event::PeerOffline(_)]));
     let op = play.publish(a, ours, "m1");
     assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
+    // As in the recording: a heartbeat is due between the second and the third goodbye.
+    play.world.run(Duration::from_millis(39_100) - play.world.time());
     let op = play.world.close(a, ours);
-    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
-    // The published one leaves out the first heartbeat, having spoken in the handshake; and it
-    // waits for the goodbye of a peer that is known to be gone. Ours says it once.
-    compare("32-p2p-peer-crash", &play, |link, lines| {
-        if link == "alice->node" {
-            let close = lines.iter().position(|line| line.starts_with("GroupClose ")).unwrap();
-            lines.truncate(close + 1);
-            lines.insert(close, lines[close - 1].clone());
-        }
-        close_to_the_peer(lines);
-    });
+    let before = play.world.time();
+    assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
+    assert_eq!((play.world.ended_at(a, op) - before).as_millis(), 1500);
+    compare("32-p2p-peer-crash", &play, |_, lines| close_to_the_peer(lines));
+}
+
+/// The recording of 37 keeps of the 600 messages, and of their acks, the first four.
+fn is_in_recording_37(message: &Message) -> bool {
+    kind_and_id(message).is_none_or(|(kind, id)| kind.is_control() || id <= 4)
 }
 
 #[test]
-fn trace_37_a_message_is_not_pushed_out_of_the_senders_buffer() {
-    // Not compared line by line: the published sender has no window, and 600 messages push number 2
-    // out of its buffer before it is asked for, so the answer is an error. Ours has at most as many
-    // messages under way as it keeps: what is asked for late is still there.
+fn trace_37_a_message_is_pushed_out_of_the_senders_buffer() {
     let mut requests = 1;
     let mut play = Play::with(Some(Box::new(move |link, message| {
         let Some((kind, id)) = kind_and_id(message) else { return 1 };
@@ -451,15 +450,30 @@ fn trace_37_a_message_is_not_pushed_out_of_the_senders_buffer() {
         requests -= usize::from(unasked);
         usize::from(!lost && !unasked)
     })));
-    let (ours, theirs) = play.open_with(retries(5));
+    let (ours, theirs) = play.open_with(every(3000, 5));
     let (a, b) = (play.alice.0, play.bob.0);
-    let window = slim::limits::SENDER_WINDOW;
-    let ops: Vec<_> = (1..=window).map(|n| play.publish(a, ours, &n.to_string())).collect();
-    for op in ops {
-        play.delivered(a, op);
+    // More than a program of ours could have under way: its window is the buffer.
+    let mut ops = Vec::new();
+    for n in 1..=600 {
+        ops.push(play.publish(a, ours, &format!("m{n}")));
+        if n % 100 == 0 {
+            play.world.run(Duration::from_millis(50));
+        }
     }
-    let all: Vec<String> = (1..=window).map(|n| n.to_string()).collect();
+    for (n, op) in (1..).zip(&ops) {
+        let result = play.world.finish(a, *op);
+        match n {
+            // Defect 12: the published sender says that it is delivered.
+            2 => assert!(matches!(result, Err(Error::Undelivered(_)))),
+            _ => assert_eq!(result, Ok(Value::Nothing), "{n}"),
+        }
+    }
+    let lost = |event: &Event| matches!(event, Event::MessageLost { message_id: 2, .. });
+    assert!(matches!(play.world.events(b, theirs), [event] if lost(event)));
+    let all: Vec<_> = (1..=600).filter(|n| *n != 2).map(|n| format!("m{n}")).collect();
     assert_eq!(play.world.messages(b, theirs), all);
+    play.world.trace.retain(|(_, message)| is_in_recording_37(message));
+    compare("37-rtx-error-reply", &play, |_, _| {});
 }
 
 #[test]
@@ -476,7 +490,7 @@ fn trace_38_closing_with_something_unacknowledged() {
     assert!(matches!(play.world.finish(a, publish), Err(Error::Undelivered(_))));
     play.world.run(Duration::from_secs(1));
     // The published one tells its peer first and then repeats the message to a session that is gone;
-    // ours says goodbye after the last try. Bob was taken for gone by then, so nobody is waited for.
+    // ours says goodbye after the last try. Bob was taken for gone by then, and confirms it.
     compare("38-close-with-pending", &play, |_, lines| goodbye_last(lines, "GroupClose"));
 }
 
@@ -544,8 +558,9 @@ fn trace_46_the_node_is_killed() {
         let op = play.publish(a, ours, "m1");
         assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
     }
+    // So is the goodbye: nobody confirms it.
     let op = play.world.close(a, ours);
-    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    assert!(matches!(play.world.finish(a, op), Err(Error::Undelivered(_))));
     assert_eq!(play.links(), handshake, "there is nothing to send over");
     compare("46-node-down", &play, |_, _| {});
 }
@@ -596,6 +611,12 @@ fn trace_49_two_sessions_count_for_themselves() {
     compare("49-session-id-and-message-ids", &play, |_, _| {});
 }
 
+/// Not compared: the two answers that the recording proxy itself sends, having held them back. What
+/// the node put on the link is there, marked as dropped.
+fn is_from_the_node_in_56(entry: &serde_json::Value, _: &Message) -> bool {
+    !matches!(entry["n"].as_u64(), Some(16 | 29))
+}
+
 #[test]
 fn trace_56_the_answer_is_slow() {
     let mut play = Play::new();
@@ -607,14 +628,7 @@ fn trace_56_the_answer_is_slow() {
     assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
     let op = play.publish(a, ours, "x");
     play.delivered(a, op);
-    // The recording has both answers twice: when they were held, and when they were let go.
-    let once = |entry: &serde_json::Value, message: &Message| {
-        let kind = kind_and_id(message).map(|(kind, _)| kind);
-        entry["link"] != "node->alice"
-            || kind != Some(T::DiscoveryReply)
-            || entry["dropped"].as_bool() == Some(true)
-    };
-    compare_part("56-slow-discovery-reply", &play, once, |_, _| {});
+    compare_part("56-slow-discovery-reply", &play, is_from_the_node_in_56, |_, _| {});
 }
 
 #[test]

@@ -597,6 +597,7 @@ impl Session {
         answers: impl IntoIterator<Item = Name>,
         cx: &Context<'_>,
     ) {
+        self.spoke = true;
         self.out.push(Output::Send(message.clone()));
         self.requests.open(message, answers, self.config.control_retry(), cx.now.mono);
     }

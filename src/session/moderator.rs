@@ -272,10 +272,11 @@ impl Session {
         }
     }
 
-    /// Tells the peers that the session ends. `None`: nobody can be waited for.
+    /// Tells the peers that the session ends, those that are thought to be gone as well: they may
+    /// be wrongly so. `None`: there is nobody to tell.
     pub(super) fn say_goodbye(&mut self, cx: &mut Context<'_>) -> Option<u32> {
         let id = cx.message_id();
-        match &self.role {
+        let (message, answers) = match &self.role {
             Role::Moderator(_) => {
                 let others: Vec<Name> = self.roster.names().cloned().collect();
                 let peer = others.first()?;
@@ -285,7 +286,7 @@ impl Session {
                 let kind = SessionMessageType::GroupClose;
                 let mut message = Outgoing::control(kind, peer, id, close);
                 message.fanout = limits::FANOUT_ALL;
-                self.goodbye(message, id, cx)
+                (message, others)
             }
             Role::Participant(participant) => {
                 let moderator = participant.moderator().clone();
@@ -293,19 +294,10 @@ impl Session {
                 let kind = SessionMessageType::LeaveRequest;
                 let mut message = Outgoing::control(kind, &moderator, id, leave);
                 message.metadata.insert("LEAVING_SESSION".to_owned(), "TRUE".to_owned());
-                self.goodbye(message, id, cx)
+                (message, vec![moderator])
             }
-        }
-    }
-
-    fn goodbye(&mut self, message: Outgoing, id: u32, cx: &Context<'_>) -> Option<u32> {
-        let reachable: Vec<Name> =
-            self.roster.iter().filter(|(_, m)| m.online).map(|(name, _)| name.clone()).collect();
-        if reachable.is_empty() {
-            self.out.push(Output::Send(message));
-            return None;
-        }
-        self.request(message, reachable, cx);
+        };
+        self.request(message, answers, cx);
         Some(id)
     }
 

@@ -576,9 +576,39 @@ fn closing_waits_for_what_is_unacknowledged_and_is_bounded() {
     let close = pair.close(0, ours);
     pair.run(10 * T);
     assert!(matches!(pair.done[&publish].1, Err(Error::Undelivered(_))));
-    // The peer is known to be offline by then: it is told once and not waited for.
-    assert_eq!(pair.done[&close].1, Ok(()));
+    assert!(matches!(pair.done[&close].1, Err(Error::Undelivered(_))));
     assert!(pair.apps[0].is_idle());
+}
+
+#[test]
+fn closing_towards_a_dead_peer_is_repeated_and_ends_unconfirmed_in_time() {
+    for (closer, goodbye) in [(0, T::GroupClose), (1, T::LeaveRequest)] {
+        let mut pair = Pair::new();
+        let sessions = pair.open(true);
+        pair.copies = Box::new(|_, _| 0);
+        pair.run(Duration::from_secs(40));
+        assert!(matches!(pair.seen[closer].events[..], [Event::PeerOffline(_)]));
+        let begun = pair.now.mono - pair.start.mono;
+        let close = pair.close(closer, [sessions.0, sessions.1][closer]);
+        pair.run(10 * T);
+        let (ended, result) = &pair.done[&close];
+        let peer = pair.names[1 - closer].to_string();
+        assert!(matches!(result, Err(Error::Undelivered(text)) if text.contains(&peer)));
+        assert_eq!((*ended - begun, pair.count(closer, goodbye)), (4 * T, 4), "{goodbye:?}");
+        assert!(pair.apps[closer].is_idle());
+    }
+}
+
+#[test]
+fn a_peer_that_was_wrongly_thought_gone_confirms_the_close() {
+    let mut pair = Pair::new();
+    let (ours, _) = pair.open(true);
+    pair.copies = Box::new(|_, message| usize::from(kind(message) != T::MsgAck));
+    pair.publish(0, ours, "not acknowledged");
+    pair.run(5 * T);
+    assert!(matches!(pair.seen[0].events[..], [Event::PeerOffline(_)]));
+    let close = pair.close(0, ours);
+    assert_eq!((&pair.done[&close].1, pair.count(0, T::GroupClose)), (&Ok(()), 1));
 }
 
 #[test]
@@ -618,10 +648,8 @@ fn heartbeats_go_every_ten_seconds_unless_something_else_was_said() {
     let mut pair = Pair::new();
     let (ours, _) = pair.open(true);
     pair.run(Duration::from_secs(100));
-    for at in 0..2 {
-        let beats = pair.count(at, T::Heartbeat);
-        assert!((9..=10).contains(&beats), "{beats}");
-    }
+    // The opener has spoken in its first ten seconds: it has invited.
+    assert_eq!((pair.count(0, T::Heartbeat), pair.count(1, T::Heartbeat)), (9, 10));
     let before = pair.count(0, T::Heartbeat);
     for n in 0..20 {
         pair.publish(0, ours, &n.to_string());
