@@ -9,7 +9,11 @@ RELEASE := target/release
 HELLO := target/examples-c/hello
 H2SPEC := target/h2spec/h2spec
 
-.PHONY: all demo test soak header lint clean
+# How long `make fuzz` takes for each target, and which.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= http2 grpc message view node name token config
+
+.PHONY: all demo test soak fuzz header lint clean
 
 all:
 	$(CARGO) build --release --features cli
@@ -46,6 +50,21 @@ soak: $(HELLO) $(VENV)/ready
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
+
+# Looks for inputs that break a promise, starting from what is known. What breaks one is left in
+# target/fuzz-found; what reaches new code in target/fuzz-corpus.
+fuzz:
+	@rustc +nightly --version >/dev/null 2>&1 || \
+		{ echo "make fuzz needs nightly Rust: rustup toolchain install nightly" >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || \
+		{ echo "make fuzz needs cargo-fuzz: cargo install cargo-fuzz" >&2; exit 1; }
+	SLIM_FUZZ_SEEDS=$(CURDIR)/target/fuzz-seeds $(CARGO) test --features cli --test fuzz start_from
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p target/fuzz-corpus/$$target target/fuzz-found tests/fuzz/corpus/$$target; \
+		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz $$target \
+			target/fuzz-corpus/$$target tests/fuzz/corpus/$$target target/fuzz-seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=6000 -timeout=10 -print_final_stats=1 \
+			-artifact_prefix=target/fuzz-found/$$target- || exit 1; done
 
 # Writes include/slim.h anew from src/ffi.
 header:

@@ -3,8 +3,10 @@
 #[path = "interop/support.rs"]
 mod support;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use support::{listening_port, node, slim, Process};
 
@@ -224,8 +226,180 @@ fn an_idle_node_sleeps() {
     let (process, _) = node(&mut slim());
     let seconds = std::env::var("SLIM_IDLE_SECONDS").map_or(2, |text| text.parse().unwrap());
     // It says that it listens before it first sleeps.
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    std::thread::sleep(Duration::from_millis(200));
     let before = wakeups(process.id());
-    std::thread::sleep(std::time::Duration::from_secs(seconds));
+    std::thread::sleep(Duration::from_secs(seconds));
     assert_eq!(wakeups(process.id()), before, "woken without a link");
+}
+
+/// One of ours that was sent `size` bytes twice by a best-effort session, none of which `peer` reads:
+/// the node has more than its window for it.
+fn fill(port: u16, peer: &mut Process, size: usize) -> (slim::api::Node, slim::api::Session) {
+    use slim::api::{Node, PublishOptions, SessionOptions};
+    use slim::config::{ClientConfig, NodeConfig};
+    let wait = Some(support::PATIENCE);
+    let ours = Node::new(&NodeConfig::default()).unwrap();
+    let app = ours.app_with_secret("org/ns/alice", SECRET).unwrap();
+    let endpoint = format!("http://127.0.0.1:{port}");
+    app.connect(&ClientConfig::parse(&endpoint).unwrap(), wait).unwrap();
+    let options = SessionOptions { reliable: None, ..Default::default() };
+    let to_peer = app.open(&options, "org/ns/bob", wait).unwrap();
+    let to_carol = app.open(&SessionOptions::default(), "org/ns/carol", wait).unwrap();
+    peer.signal("-STOP");
+    for _ in 0..2 {
+        to_peer.publish(&vec![7; size], &PublishOptions::default(), wait).unwrap();
+    }
+    // What comes behind it has arrived: so has it.
+    let behind = to_carol.publish_start(b"behind", &PublishOptions::default()).unwrap();
+    behind.wait(wait).unwrap();
+    (ours, to_peer)
+}
+
+#[test]
+fn draining_ends_in_time_or_at_once_by_a_second_signal() {
+    for (timeout, again) in [("400ms", false), ("1h", true)] {
+        let name = format!("drain-{timeout}.yaml");
+        let file = Temporary::new(&name, &FILE.replace("5s", timeout));
+        let mut command = slim();
+        command.args(["--config", file.0.to_str().unwrap()]).env("NODE_ID", "n");
+        let mut node = Process::start("node", &mut command);
+        let port = listening_port(&node);
+        let mut bob = receiver("org/ns/bob", port, &[]);
+        let _carol = receiver("org/ns/carol", port, &[]);
+        let _alice = fill(port, &mut bob, 700_000);
+        node.signal("-TERM");
+        node.wait_for("first signal", |line| line.contains("stopping, within"));
+        if again {
+            node.signal("-INT");
+        }
+        assert_eq!(node.wait(), 1, "{}", node.output());
+        let said = if again { "ended at once by a second signal" } else { "did not take all: 1" };
+        assert_eq!(node.count(said), 1, "{}", node.output());
+    }
+}
+
+#[test]
+fn a_signal_ends_every_app_in_order() {
+    let (_node, port) = node(&mut slim());
+    let server = format!("http://127.0.0.1:{port}");
+    // A receiver without a count is done, and its peer hears of it.
+    let mut bob = receiver("org/ns/bob", port, &[]);
+    let mut alice = app("send", "org/ns/alice", port, &["--remote", "org/ns/bob"]);
+    bob.wait_for("message", |line| line == "hello");
+    bob.signal("-TERM");
+    bob.expect_success();
+    assert_eq!(alice.wait(), 1);
+    assert_eq!(alice.count("session closed"), 1, "{}", alice.output());
+    // The others were not done.
+    let _carol = receiver("org/ns/carol", port, &[]);
+    let to_carol = ["--remote", "org/ns/carol"];
+    for (mut process, ready) in [
+        (receiver("org/ns/dave", port, &["--count", "1"]), "ready"),
+        (app("send", "org/ns/erin", port, &to_carol), "established"),
+        (
+            app("ping", "org/ns/frank", port, &["org/ns/carol", "--count", "1000000"]),
+            "session open",
+        ),
+        (
+            Process::start(
+                "bench sub",
+                slim().args(["bench", "sub", "--server", &server, "--prefix", "a/b"]),
+            ),
+            "ready",
+        ),
+        (
+            Process::start(
+                "bench pub",
+                slim().args(["bench", "pub", "--server", &server, "--prefix", "c/d"]),
+            ),
+            "ready",
+        ),
+    ] {
+        process.wait_for(ready, |line| line.contains(ready));
+        process.signal("-INT");
+        assert_eq!(process.wait(), 1, "{}", process.output());
+        assert_eq!(process.count("stopping, within"), 1, "{}", process.output());
+        assert_eq!(process.count("panicked"), 0, "{}", process.output());
+    }
+}
+
+/// Starts a program whose standard output or error is closed after its first line.
+fn until_first_line(command: &mut Command, output: bool) -> (Child, String) {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = match output {
+        true => command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap(),
+        false => command.stderr(Stdio::piped()).spawn().unwrap(),
+    };
+    let (mut line, read): (_, &mut dyn Read) = match output {
+        true => (String::new(), child.stdout.as_mut().unwrap()),
+        false => (String::new(), child.stderr.as_mut().unwrap()),
+    };
+    BufReader::with_capacity(1, read).read_line(&mut line).unwrap();
+    (child.stdout, child.stderr) = if output { (None, child.stderr) } else { (None, None) };
+    (child, line)
+}
+
+/// The exit status, and what was said on standard error.
+fn end_of(mut child: Child) -> (Option<i32>, String) {
+    let deadline = Instant::now() + support::PATIENCE;
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Nothing, unless it does not end: then it has no exit status.
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn programs_whose_output_nobody_reads_end_in_order() {
+    let (mut node, port) = node(&mut slim());
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let common = ["--shared-secret", SECRET, "--slim", &endpoint];
+    for (count, status) in [(&[][..], 0), (&["--count", "5"], 1)] {
+        // Like `slim receive | head -1`.
+        let mut command = slim();
+        command.args(["receive", "--local", "org/ns/bob"]).args(common).args(count);
+        let reading = std::thread::spawn(move || until_first_line(&mut command, true));
+        let more = ["--remote", "org/ns/bob", "--count", "5", "--no-reply", "--interval-ms", "200"];
+        let mut alice = app("send", "org/ns/alice", port, &more);
+        let (bob, line) = reading.join().unwrap();
+        assert_eq!(line, "hello\n");
+        let (code, text) = end_of(bob);
+        assert_eq!((code, text.contains("panicked")), (Some(status), false), "{text}");
+        assert_eq!(text.contains("standard output: Broken pipe"), status == 1, "{text}");
+        alice.wait();
+    }
+    let mut command = slim();
+    let _carol = receiver("org/ns/carol", port, &[]);
+    command.args(["ping", "--local", "org/ns/dave", "org/ns/carol", "--count", "9"]).args(common);
+    let (code, text) = end_of(until_first_line(&mut command, true).0);
+    assert_eq!((code, text.contains("panicked")), (Some(1), false), "{text}");
+    node.signal("-TERM");
+    node.expect_success();
+    // And a node that says that it stops, to nobody.
+    let mut command = slim();
+    command.args(["node", "--listen", "127.0.0.1:0"]);
+    let (child, line) = until_first_line(&mut command, false);
+    assert!(line.contains("listening on"), "{line}");
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    assert_eq!(end_of(child).0, Some(0));
+}
+
+#[test]
+fn slim_log_wins_over_the_file_unless_it_is_empty() {
+    let file = Temporary::new("log.yaml", &FILE.replace("log_level: warn", "log_level: debug"));
+    for (filter, logged) in [(None, true), (Some(""), true), (Some("off"), false)] {
+        let mut command = slim();
+        command.args(["--config", file.0.to_str().unwrap()]).env("NODE_ID", "n");
+        command.env_remove("SLIM_LOG").envs(filter.map(|text| ("SLIM_LOG", text)));
+        let mut node = Process::start("node", &mut command);
+        let port = listening_port(&node);
+        let mut bob = receiver("org/ns/bob", port, &[]);
+        bob.signal("-TERM");
+        bob.expect_success();
+        node.signal("-TERM");
+        node.expect_success();
+        assert_eq!(node.count(" INFO ") > 0, logged, "{filter:?}: {}", node.output());
+    }
 }

@@ -3,12 +3,16 @@
 //! The flags are those of the published `slimctl bench` that make sense here. The rates of the
 //! subscriber count, from its first message to its last.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use slim::api::{App, Item, Node, PublishOptions, Retry, SessionOptions};
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
+use slim::limits;
+
+use crate::ending::{note, say, Signals};
 
 /// A subscriber ends after this long without a message.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -82,14 +86,13 @@ pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Sub(arguments) => {
             let work = |app: &App, _, share| subscribe(app, share, arguments.reply);
-            report("Sub", &arguments.common, &all(&arguments.common, "sub", work)?);
+            report("Sub", &arguments.common, &all(&arguments.common, "sub", work)?)
         }
         Command::Pub(arguments) => {
             let work = |app: &App, index, share| publish(app, arguments, index, share);
-            report("Pub", &arguments.common, &all(&arguments.common, "pub", work)?);
+            report("Pub", &arguments.common, &all(&arguments.common, "pub", work)?)
         }
     }
-    Ok(())
 }
 
 /// Runs every app on a thread of its own, on one connection.
@@ -98,9 +101,21 @@ fn all(
     role: &str,
     work: impl Fn(&App, u64, u64) -> Result<Done> + Sync,
 ) -> Result<Vec<Done>> {
-    let node = Node::new(&NodeConfig::default())?;
-    let connection = node.connect(&ClientConfig::parse(&common.server)?, Some(OPEN))?;
-    let (node, work) = (&node, &work);
+    let server = ClientConfig::parse(&common.server)?;
+    let signals = Signals::block();
+    let node = Arc::new(Node::new(&NodeConfig::default())?);
+    let told = signals.end(&node, limits::LINGER, 1)?;
+    told.or(each(&node, &server, common, role, &work))
+}
+
+fn each(
+    node: &Node,
+    server: &ClientConfig,
+    common: &Common,
+    role: &str,
+    work: &(impl Fn(&App, u64, u64) -> Result<Done> + Sync),
+) -> Result<Vec<Done>> {
+    let connection = node.connect(server, Some(OPEN))?;
     std::thread::scope(|scope| {
         let mut running = Vec::new();
         for at in 0..common.count {
@@ -110,7 +125,7 @@ fn all(
             running.push(scope.spawn(move || {
                 let app = node.app_with_secret(&name, &common.secret)?;
                 app.subscribe(&name, connection, Some(OPEN))?;
-                eprintln!("ready {name}");
+                note!("ready {name}");
                 work(&app, index, share)
             }));
         }
@@ -169,36 +184,37 @@ fn publish(app: &App, arguments: &PubArguments, index: u64, share: u64) -> Resul
     }
     let ended = Instant::now();
     if let Err(error) = session.close(Some(OPEN)) {
-        eprintln!("closing: {error}");
+        note!("closing: {error}");
     }
     Ok(Done { name: app.name().service(), messages: share, begun, ended, latencies })
 }
 
-fn report(role: &str, common: &Common, done: &[Done]) {
+fn report(role: &str, common: &Common, done: &[Done]) -> Result<()> {
     let rate = |messages: u64, time: Duration| messages as f64 / time.as_secs_f64().max(1e-9);
     for one in done {
         let rate = rate(one.messages, one.ended - one.begun);
-        println!("{}: {rate:.0} msgs/sec ({} msgs)", one.name, one.messages);
+        say(&format!("{}: {rate:.0} msgs/sec ({} msgs)", one.name, one.messages))?;
     }
     let messages: u64 = done.iter().map(|one| one.messages).sum();
     let begun = done.iter().map(|one| one.begun).min();
     let ended = done.iter().map(|one| one.ended).max();
-    let (Some(begun), Some(ended)) = (begun, ended) else { return };
+    let (Some(begun), Some(ended)) = (begun, ended) else { return Ok(()) };
     let rate = rate(messages, ended - begun);
     let kib = rate * common.size as f64 / 1024.0;
-    println!("{role} stats: {rate:.0} msgs/sec ~ {kib:.0} KiB/sec ({messages} msgs)");
+    say(&format!("{role} stats: {rate:.0} msgs/sec ~ {kib:.0} KiB/sec ({messages} msgs)"))?;
     let mut latencies: Vec<Duration> =
         done.iter().flat_map(|one| one.latencies.iter().copied()).collect();
     latencies.sort();
     if let Some(last) = latencies.len().checked_sub(1) {
         let at = |percent: usize| latencies[last * percent / 100].as_secs_f64() * 1e6;
-        println!(
+        say(&format!(
             "Latency: min {:.0} us, p50 {:.0} us, p90 {:.0} us, p99 {:.0} us, max {:.0} us",
             at(0),
             at(50),
             at(90),
             at(99),
             at(100)
-        );
+        ))?;
     }
+    Ok(())
 }

@@ -1,9 +1,11 @@
 //! The `slim` program: a node, and small apps to try one with.
 //!
 //! Messages go to standard output, one a line; everything else to standard error. Exit status: 0
-//! done, 1 failed, 2 wrong use.
+//! done, 1 failed, 2 wrong use. A node, and a receiver without a count, are done when a signal ends
+//! them; what a signal interrupts otherwise has failed.
 
 mod bench;
+mod ending;
 mod node;
 mod peer;
 
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use ending::{note, say};
 
 #[derive(Parser)]
 #[command(name = "slim", about = "SLIM: a node, and apps to try it with")]
@@ -43,12 +46,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if arguments.version {
-        println!("Version:\t{}", env!("CARGO_PKG_VERSION"));
-        println!("Protocol:\t{}", slim::protocol_version());
-        return ExitCode::SUCCESS;
-    }
     let result = match (arguments.command, &arguments.config) {
+        _ if arguments.version => {
+            let (version, protocol) = (env!("CARGO_PKG_VERSION"), slim::protocol_version());
+            say(&format!("Version:\t{version}\nProtocol:\t{protocol}"))
+        }
         (Some(Command::Node(arguments)), _) => node::run(&arguments),
         (Some(Command::Send(arguments)), _) => peer::send(&arguments),
         (Some(Command::Receive(arguments)), _) => peer::receive(&arguments),
@@ -63,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("slim: {error}");
+            note!("slim: {error}");
             ExitCode::FAILURE
         }
     }

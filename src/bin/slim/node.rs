@@ -1,14 +1,15 @@
 //! `slim node`, and `slim --config FILE`: listens and connects until it is told to end.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use slim::api::Node;
 use slim::config::{NodeConfig, NodeFile, ServerConfig, Substitutes};
 use slim::error::{Error, Result};
+
+use crate::ending::{note, Signals};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -48,9 +49,7 @@ pub fn run_file(path: &Path) -> Result<()> {
     };
     let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
     let file = NodeFile::parse(&text, &mut World).map_err(|error| failed(error.to_string()))?;
-    if std::env::var_os("SLIM_LOG").is_none() {
-        slim::logging::set(file.log_level, slim::logging::Sink::StandardError);
-    }
+    slim::logging::init_from_env_or(file.log_level);
     run_node(file)
 }
 
@@ -70,55 +69,24 @@ impl Substitutes for World {
 fn run_node(file: NodeFile) -> Result<()> {
     return_freed_memory();
     // Before the node's thread starts, so that the signals come to the one that waits for them.
-    let signals = block_signals();
+    let signals = Signals::block();
     let node = Arc::new(Node::new(&file.node)?);
+    let told = signals.end(&node, file.drain_timeout, 0)?;
+    told.or(serve(&node, &file))
+}
+
+fn serve(node: &Node, file: &NodeFile) -> Result<()> {
     for server in &file.servers {
         let port = node.listen(server)?;
         let address = std::net::SocketAddr::new(server.address.ip(), port);
-        eprintln!("listening on {address}");
+        note!("listening on {address}");
     }
-    let told = Arc::new(AtomicBool::new(false));
-    let (flag, ends) = (Arc::clone(&told), Arc::clone(&node));
-    let (result, drained) = mpsc::channel();
-    let limit = file.drain_timeout;
-    std::thread::Builder::new()
-        .name("slim-signals".to_owned())
-        .spawn(move || end_on_signal(&signals, &flag, ends, limit, result))
-        .map_err(|error| Error::Io(error.to_string()))?;
     for client in &file.clients {
-        match node.connect(client, None) {
-            Ok(_) => eprintln!("connected to {}", client.endpoint.text),
-            Err(_) if told.load(Ordering::SeqCst) => break,
-            Err(error) => return Err(error),
-        }
+        node.connect(client, None)?;
+        note!("connected to {}", client.endpoint.text);
     }
     node.wait(None)?;
-    let by_itself = || Error::Internal("the node has ended by itself".to_owned());
-    match told.load(Ordering::SeqCst) {
-        true => drained.recv().map_err(|_| by_itself())?,
-        false => Err(by_itself()),
-    }
-}
-
-/// The first signal ends the node in order, within its time; the second ends the program at once.
-fn end_on_signal(
-    signals: &libc::sigset_t,
-    told: &AtomicBool,
-    node: Arc<Node>,
-    limit: Duration,
-    result: mpsc::Sender<Result<()>>,
-) {
-    if wait_for(signals).is_err() {
-        return;
-    }
-    told.store(true, Ordering::SeqCst);
-    eprintln!("stopping, within {limit:?}");
-    // Whoever waits for the result is there until the program ends.
-    std::thread::spawn(move || drop(result.send(node.drain(limit))));
-    if wait_for(signals).is_ok() {
-        eprintln!("slim: ended at once by a second signal");
-        std::process::exit(1);
-    }
+    Err(Error::Internal("the node has ended by itself".to_owned()))
 }
 
 /// The C library would keep up to 8 MiB for good after one message of 4 MiB was held: the size from
@@ -129,26 +97,5 @@ fn return_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 512 * 1024);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 512 * 1024);
-    }
-}
-
-fn block_signals() -> libc::sigset_t {
-    // SAFETY: the set is initialised by sigemptyset before it is used.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGINT);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-        set
-    }
-}
-
-fn wait_for(signals: &libc::sigset_t) -> Result<()> {
-    let mut signal = 0;
-    // SAFETY: both pointers are valid for the call.
-    match unsafe { libc::sigwait(signals, &mut signal) } {
-        0 => Ok(()),
-        code => Err(Error::Io(std::io::Error::from_raw_os_error(code).to_string())),
     }
 }

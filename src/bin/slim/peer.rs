@@ -1,8 +1,8 @@
 //! `slim send` and `slim receive`: one app each.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::sync::mpsc;
+use std::io::ErrorKind;
+use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,7 +12,10 @@ use slim::api::{
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
 
-/// How long `receive --count` waits for its sessions to end.
+use crate::ending::{note, output_failed, print, say, Signals};
+
+/// How long `receive --count` waits for its sessions to end, and any app for its last words to go
+/// out after a signal.
 const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
@@ -94,7 +97,10 @@ pub struct ReceiveArguments {
 }
 
 pub fn send(arguments: &SendArguments) -> Result<()> {
-    let (_node, app) = start(&arguments.common)?;
+    run(&arguments.common, 1, |app| send_to(app, arguments))
+}
+
+fn send_to(app: &App, arguments: &SendArguments) -> Result<()> {
     let timeout = Some(Duration::from_millis(arguments.common.timeout_ms));
     let interval = Duration::from_millis(arguments.interval_ms);
     let retry = Retry { interval, max_retries: arguments.retries };
@@ -105,7 +111,7 @@ pub fn send(arguments: &SendArguments) -> Result<()> {
         ..SessionOptions::default()
     };
     let session = app.open(&options, &arguments.remote, timeout)?;
-    eprintln!("established {}", session.fields().id);
+    note!("established {}", session.fields().id);
     let mut payload = arguments.message.clone().into_bytes();
     payload.resize(payload.len().max(arguments.size), b'x');
     let publish = PublishOptions {
@@ -117,27 +123,33 @@ pub fn send(arguments: &SendArguments) -> Result<()> {
             session.publish(&payload, &publish, timeout)?;
         } else {
             session.publish_start(&payload, &publish)?.wait(timeout)?;
-            eprintln!("delivered");
+            note!("delivered");
         }
         if !arguments.no_reply {
             let reply = next_message(&session, timeout)?;
-            eprintln!("reply metadata {} type {}", json(&reply.metadata), reply.payload_type);
-            print(&reply.payload)?;
+            note!("reply metadata {} type {}", json(&reply.metadata), reply.payload_type);
+            print(&reply.payload).map_err(output_failed)?;
         }
     }
     match session.close(timeout) {
-        Err(error @ Error::Undelivered(_)) => eprintln!("{error}"),
+        Err(error @ Error::Undelivered(_)) => note!("{error}"),
         other => other?,
     }
     Ok(())
 }
 
 pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
-    let (_node, app) = start(&arguments.common)?;
-    eprintln!("ready {}", app.name());
+    // Without a count it is done when it is told so.
+    let status = i32::from(arguments.count.is_some());
+    run(&arguments.common, status, |app| receive_from(app, arguments))
+}
+
+fn receive_from(app: &Arc<App>, arguments: &ReceiveArguments) -> Result<()> {
+    note!("ready {}", app.name());
     let (notes, inbox) = mpsc::channel();
     let local = arguments.reply.then(|| arguments.common.local.clone());
-    std::thread::spawn(move || accept(&app, local.as_deref(), &notes));
+    let accepting = Arc::clone(app);
+    std::thread::spawn(move || accept(&accepting, local.as_deref(), &notes));
     let (mut messages, mut sessions) = (0, 0);
     while arguments.count.is_none_or(|count| messages < count) {
         match inbox.recv() {
@@ -145,6 +157,13 @@ pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
             Ok(Note::Begun) => sessions += 1,
             Ok(Note::Ended) => sessions -= 1,
             Ok(Note::Failed(error)) => return Err(error),
+            // Whoever read the messages has had enough.
+            Ok(Note::OutputFailed(error))
+                if error.kind() == ErrorKind::BrokenPipe && arguments.count.is_none() =>
+            {
+                return Ok(());
+            }
+            Ok(Note::OutputFailed(error)) => return Err(output_failed(error)),
             Err(_) => return Ok(()),
         }
     }
@@ -162,13 +181,16 @@ pub fn receive(arguments: &ReceiveArguments) -> Result<()> {
 
 /// Opens a session as often as asked, prints who answered and how long it took.
 pub fn ping(arguments: &PingArguments) -> Result<()> {
-    let (_node, app) = start(&arguments.common)?;
+    run(&arguments.common, 1, |app| ping_to(app, arguments))
+}
+
+fn ping_to(app: &App, arguments: &PingArguments) -> Result<()> {
     let timeout = Some(Duration::from_millis(arguments.common.timeout_ms));
     for _ in 0..arguments.count {
         let begun = Instant::now();
         let session = app.open(&SessionOptions::default(), &arguments.name, timeout)?;
         let took = begun.elapsed().as_secs_f64() * 1e3;
-        println!("{}: session open in {took:.1} ms", arguments.name);
+        say(&format!("{}: session open in {took:.1} ms", arguments.name))?;
         session.close(timeout)?;
     }
     Ok(())
@@ -180,6 +202,7 @@ enum Note {
     Message,
     Ended,
     Failed(Error),
+    OutputFailed(std::io::Error),
 }
 
 /// Takes sessions, each served by a thread of its own.
@@ -191,14 +214,14 @@ fn accept(app: &App, local: Option<&str>, notes: &mpsc::Sender<Note>) {
         };
         let fields = session.fields();
         let (id, from) = (fields.id, &fields.destination);
-        eprintln!("session {id} from {from} metadata {}", json(&fields.metadata));
+        note!("session {id} from {from} metadata {}", json(&fields.metadata));
         let (local, notes) = (local.map(str::to_owned), notes.clone());
         if notes.send(Note::Begun).is_err() {
             return;
         }
         std::thread::spawn(move || {
             if let Err(error) = serve(&session, local.as_deref(), &notes) {
-                eprintln!("session {id}: {error}");
+                note!("session {id}: {error}");
             }
             drop(notes.send(Note::Ended));
         });
@@ -211,11 +234,14 @@ fn serve(session: &Session, local: Option<&str>, notes: &mpsc::Sender<Note>) -> 
         let message = match session.receive(None)? {
             Item::Message(message) => message,
             Item::Event(event) => {
-                eprintln!("event {event:?}");
+                note!("event {event:?}");
                 continue;
             }
         };
-        print(&message.payload)?;
+        if let Err(error) = print(&message.payload) {
+            drop(notes.send(Note::OutputFailed(error)));
+            return Ok(());
+        }
         if let Some(local) = local {
             let mut answer = message.payload.to_vec();
             answer.extend(format!(" from {local}").as_bytes());
@@ -232,12 +258,18 @@ fn serve(session: &Session, local: Option<&str>, notes: &mpsc::Sender<Note>) -> 
     }
 }
 
-fn start(common: &Common) -> Result<(Node, App)> {
+/// Runs what an app does on a node of its own. A signal ends both, and the program with `status`.
+fn run(common: &Common, status: i32, work: impl FnOnce(&Arc<App>) -> Result<()>) -> Result<()> {
     let client = ClientConfig::parse(&common.slim)?;
-    let node = Node::new(&NodeConfig::default())?;
-    let app = node.app_with_secret(&common.local, &common.shared_secret)?;
-    app.connect(&client, Some(Duration::from_millis(common.timeout_ms)))?;
-    Ok((node, app))
+    let signals = Signals::block();
+    let node = Arc::new(Node::new(&NodeConfig::default())?);
+    let told = signals.end(&node, GRACE, status)?;
+    let begin = || {
+        let app = node.app_with_secret(&common.local, &common.shared_secret)?;
+        app.connect(&client, Some(Duration::from_millis(common.timeout_ms)))?;
+        work(&Arc::new(app))
+    };
+    told.or(begin())
 }
 
 fn next_message(session: &Session, timeout: Timeout) -> Result<Message> {
@@ -247,16 +279,9 @@ fn next_message(session: &Session, timeout: Timeout) -> Result<Message> {
             Item::Event(Event::Closed(reason)) => {
                 return Err(Error::Closed(format!("session closed: {reason}")));
             }
-            Item::Event(event) => eprintln!("event {event:?}"),
+            Item::Event(event) => note!("event {event:?}"),
         }
     }
-}
-
-fn print(payload: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let written =
-        out.write_all(payload).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    written.map_err(|error| Error::Io(format!("standard output: {error}")))
 }
 
 fn json(pairs: &BTreeMap<String, String>) -> String {
