@@ -8,6 +8,8 @@ pub const MAX_RECEIVED_MESSAGE: usize = 4 * 1024 * 1024;
 /// Largest encoded message that we send; above it a publish is refused locally, and a node drops a
 /// message that would not fit the next hop (DESIGN decision 17).
 pub const MAX_SENT_MESSAGE: usize = 4 * 1024 * 1024 - 64 * 1024;
+/// Pairs of metadata and members of a group in one message; one with more is not decoded.
+pub const REPEATED_PARTS: usize = 65_536;
 /// HTTP/2 stream window that we announce (and, for servers, the connection window).
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
 /// HTTP/2 connection window that we announce.
@@ -32,8 +34,12 @@ pub const SENDER_WINDOW: usize = 512;
 /// Payload bytes that one session may have handed over and not yet seen sent (best effort) or
 /// acknowledged (reliable). A single larger message still goes when nothing else waits.
 pub const SESSION_BYTES: usize = 8 * 1024 * 1024;
+/// Payload bytes of undelivered messages that a session keeps, should they be asked for after all.
+pub const UNDELIVERED_BYTES: usize = 1024 * 1024;
 /// Messages that a best-effort session may have handed over and not yet seen sent.
 pub const BEST_EFFORT_MESSAGES: usize = 4096;
+/// Bytes after a gap that a receiver keeps: what a sender may have under way.
+pub const RECEIVER_BYTES: usize = SESSION_BYTES;
 /// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
 pub const RECEIVER_WINDOW: u32 = 512;
 /// Time between two heartbeats, and between two looks at who was silent.
@@ -46,6 +52,12 @@ pub const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 pub const MAX_RETRIES: u32 = 10;
 /// Longest time between two tries that a session may ask for.
 pub const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(3600);
+/// Shortest time between two tries that a session may ask for.
+pub const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(1);
+/// Shortest time between two tries that a peer may have us keep.
+pub const PEER_RETRY_INTERVAL: Duration = Duration::from_millis(10);
+/// How often a peer may have us send a message again.
+pub const PEER_MAX_RETRIES: u32 = 1000;
 /// A session that is closing is cut after this.
 pub const CLOSE_GRACE: Duration = Duration::from_secs(60);
 /// Sessions of one app.
@@ -78,6 +90,11 @@ pub const SUBSCRIPTION_WAIT: Duration = Duration::from_secs(10);
 pub const METADATA_ENTRIES: usize = 256;
 /// Largest key or value of metadata, and largest payload type, in bytes.
 pub const METADATA_TEXT: usize = 64 * 1024;
+/// Entries of metadata with one message of a peer: those of its user and the protocol's own.
+pub const PEER_METADATA_ENTRIES: usize = METADATA_ENTRIES + 16;
+/// Longest token of a peer, in bytes. Those of shared secrets take some 250, signed ones a few
+/// thousand.
+pub const TOKEN_LEN: usize = 16 * 1024;
 /// Longest name, all three parts together, in bytes.
 pub const NAME_LEN: usize = 4096;
 /// Tokens of others that a verifier remembers to be good.

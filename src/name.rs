@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use twox_hash::{XxHash3_128, XxHash64};
 
+use crate::limits;
 use crate::wire;
 
 /// The id of one instance of a name, or [`NameId::NULL`].
@@ -190,9 +191,15 @@ impl Name {
     }
 
     /// From the protobuf message. Missing strings read as empty ones; `None` without the encoded
-    /// part. The hashes are taken as received, they need not fit the strings.
+    /// part, or if they are longer than [`limits::NAME_LEN`]. The hashes are taken as received, they need not fit the strings.
     pub fn from_wire(name: &wire::Name) -> Option<Name> {
         let encoded = EncodedName::from_wire(name.name.as_ref()?);
+        let len = |s: &wire::StringName| {
+            s.str_component_0.len() + s.str_component_1.len() + s.str_component_2.len()
+        };
+        if name.str_name.as_ref().map_or(0, len) > limits::NAME_LEN {
+            return None;
+        }
         let strings = name.str_name.as_ref().map_or_else(Default::default, |s| {
             [s.str_component_0.clone(), s.str_component_1.clone(), s.str_component_2.clone()]
         });

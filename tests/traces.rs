@@ -306,12 +306,13 @@ fn trace_17_a_message_cannot_be_had() {
     let lost = |event: &Event| matches!(event, Event::MessageLost { message_id: 2, .. });
     assert_eq!(play.world.events(b, theirs).iter().filter(|event| lost(event)).count(), 1);
     // An RTX_REQUEST is no acknowledgement for us: number 2 is repeated as often as it may be, T
-    // after each request.
+    // after it was sent, which is shortly before each repeated request.
     compare("17-rtx-exhausted", &play, |_, lines| {
-        let is = |line: &String, id| line.starts_with(&format!("Msg PointToPoint id={id} "));
-        if let Some(second) = lines.iter().find(|line| is(line, 2)).cloned() {
-            let fourth = lines.iter().position(|line| is(line, 4)).unwrap();
-            lines.splice(fourth..fourth, [second.clone(), second]);
+        let second = |line: &&String| line.starts_with("Msg PointToPoint id=2 ");
+        let Some(second) = lines.iter().find(second).cloned() else { return };
+        let answers = (0..lines.len()).filter(|at| lines[*at].starts_with("RtxReply "));
+        for at in answers.skip(1).collect::<Vec<_>>().into_iter().rev() {
+            lines.insert(at, second.clone());
         }
     });
 }

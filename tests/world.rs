@@ -289,6 +289,28 @@ fn a_cut_link_is_made_again_and_nothing_is_lost() {
 }
 
 #[test]
+fn the_app_of_a_node_that_was_dialled_is_told_of_the_loss_and_the_return() {
+    let mut world = World::new(5);
+    let (server, a) = (world.process("server"), world.process("alice"));
+    let (bob, alice) = (world.app(server, "org/ns/bob"), world.app(a, "org/ns/alice"));
+    world.attach(a, alice, server);
+    let (ours, theirs) = world.open((a, alice), server, "org/ns/bob", reliable(500, 3));
+    world.cut(a);
+    let lost = |events: &[Event]| matches!(events, [Event::ConnectionLost(_)]);
+    assert!(lost(world.events(server, theirs)) && lost(world.events(a, ours)));
+    world.run(SECOND);
+    let op = world.publish(a, ours, "here again");
+    assert_eq!(world.finish(a, op), Ok(Value::Nothing));
+    for (process, session) in [(server, theirs), (a, ours)] {
+        let events = world.events(process, session);
+        assert!(matches!(events[1..], [Event::ConnectionBack(_)]), "{events:?}");
+    }
+    let op = world.publish(server, theirs, "welcome");
+    assert_eq!(world.finish(server, op), Ok(Value::Nothing));
+    let _ = bob;
+}
+
+#[test]
 fn c18_a_node_that_restarts_is_found_again() {
     let Two { mut world, node, alice, bob } = two(3, reliable(500, 30));
     world.kill(node);

@@ -326,9 +326,8 @@ impl Node {
         self.timers.set(Timer::Connection(id), None);
         self.router.disconnect(id);
         self.forget_subscriptions(id, &reason.text);
-        let Some(dialled) = connection.dialled else { return };
-        if let Some((op, _)) = dialled.waiting {
-            let endpoint = &dialled.config.endpoint.text;
+        if let Some(Dialled { waiting: Some((op, _)), config, .. }) = connection.dialled {
+            let endpoint = &config.endpoint.text;
             let text = format!("cannot connect to {endpoint}: {reason}");
             let error = match reason.is_authentication {
                 true => Error::Auth(text),

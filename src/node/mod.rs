@@ -393,7 +393,7 @@ impl Node {
 
     /// The inbox of a session's application is full, or has room again.
     pub fn set_inbox_full(&mut self, session: SessionKey, full: bool, now: Now) {
-        let act = |app: &mut App, _: &mut Context<'_>| app.set_inbox_full(session, full);
+        let act = |app: &mut App, cx: &mut Context<'_>| app.set_inbox_full(session, full, cx);
         self.with_session(session, None, now, act);
     }
 

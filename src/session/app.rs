@@ -18,8 +18,8 @@ use crate::limits;
 use crate::name::{app_id, EncodedName, Name};
 use crate::router::ConnectionId;
 use crate::wire::{
-    CommandPayloadType, Empty, Message, MessageType, Publish, SessionHeader, SessionMessageType,
-    SessionType, SlimHeader,
+    CommandPayloadType, ContentType, Empty, Message, MessageType, Publish, SessionHeader,
+    SessionMessageType, SessionType, SlimHeader,
 };
 
 /// What an app wants of its node.
@@ -221,8 +221,8 @@ impl App {
     }
 
     /// A session's inbox is full, or has room again.
-    pub(crate) fn set_inbox_full(&mut self, key: SessionKey, full: bool) {
-        self.with(key, |session| session.set_inbox_full(full));
+    pub(crate) fn set_inbox_full(&mut self, key: SessionKey, full: bool, cx: &Context<'_>) {
+        self.with(key, |session| session.set_inbox_full(full, cx.now.mono));
     }
 
     /// Ends all sessions at once, telling the peers but not waiting for them.
@@ -288,6 +288,9 @@ impl App {
         let Some((header, incoming)) = read(&message, connection) else {
             return log::debug!("a malformed session message was dropped");
         };
+        if let Some(what) = too_large(&message) {
+            return log::warn!("a message of {} was dropped: {what}", incoming.source);
+        }
         let id = header.session_id;
         if let Some(entry) = self.sessions.get(&id) {
             let kind = if entry.session.kind() == Kind::PointToPoint {
@@ -672,6 +675,29 @@ fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, I
         connection,
     };
     Some((session, incoming))
+}
+
+/// What of a message is larger than anybody could mean.
+fn too_large(message: &Message) -> Option<&'static str> {
+    let Some(MessageType::Publish(publish)) = &message.message_type else {
+        return None;
+    };
+    let token = publish.header.as_ref().map_or(0, |header| header.identity.len());
+    let payload_type = match publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref()) {
+        Some(ContentType::AppPayload(payload)) => payload.payload_type.len(),
+        _ => 0,
+    };
+    let texts = message.metadata.iter().map(|(key, value)| key.len().max(value.len()));
+    let longest = texts.chain([payload_type]).max().unwrap_or(0);
+    if token > limits::TOKEN_LEN {
+        Some("its token is too long")
+    } else if message.metadata.len() > limits::PEER_METADATA_ENTRIES {
+        Some("it has too many pairs of metadata")
+    } else if longest > limits::METADATA_TEXT {
+        Some("a text in its metadata, or its payload type, is too long")
+    } else {
+        None
+    }
 }
 
 /// Messages that only the moderator may send (spec 03 section 3.4).

@@ -52,10 +52,11 @@ impl Retry {
     }
 
     pub(super) fn from_wire(settings: TimerSettings) -> Retry {
-        // A peer's timer of zero would have us send without pause.
-        let interval = Duration::from_millis(u64::from(settings.timeout.max(1)));
-        let interval = interval.min(limits::MAX_RETRY_INTERVAL);
-        Retry { interval, max_retries: settings.max_retries }
+        let interval = Duration::from_millis(u64::from(settings.timeout));
+        Retry {
+            interval: interval.clamp(limits::PEER_RETRY_INTERVAL, limits::MAX_RETRY_INTERVAL),
+            max_retries: settings.max_retries.min(limits::PEER_MAX_RETRIES),
+        }
     }
 }
 
@@ -90,12 +91,11 @@ impl SessionConfig {
         let Some(retry) = self.reliable else {
             return check_metadata(&self.metadata);
         };
-        if retry.interval < Duration::from_millis(1) || retry.interval > limits::MAX_RETRY_INTERVAL
-        {
+        let (min, max) = (limits::MIN_RETRY_INTERVAL, limits::MAX_RETRY_INTERVAL);
+        if !(min..=max).contains(&retry.interval) {
             return Err(Error::InvalidArgument(format!(
-                "a retry interval of {:?} is not between 1 ms and {:?}",
-                retry.interval,
-                limits::MAX_RETRY_INTERVAL
+                "a retry interval of {:?} is not between {min:?} and {max:?}",
+                retry.interval
             )));
         }
         check_metadata(&self.metadata)
@@ -152,13 +152,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timers_out_of_range_are_refused_or_bounded() {
-        let reliable = Some(Retry { interval: Duration::ZERO, max_retries: 1 });
-        let config = SessionConfig { reliable, ..SessionConfig::default() };
-        assert!(config.check().unwrap_err().to_string().contains("0ns"));
-        let wire = TimerSettings { timeout: 0, max_retries: u32::MAX };
-        assert_eq!(Retry::from_wire(wire).interval, Duration::from_millis(1));
-        assert!(Retry::from_wire(wire).total() > Duration::from_secs(1));
+    fn timers_out_of_range_are_refused() {
+        let (min, max) = (limits::MIN_RETRY_INTERVAL, limits::MAX_RETRY_INTERVAL);
+        let tick = Duration::from_nanos(1);
+        for (interval, good) in [(min - tick, false), (min, true), (max, true), (max + tick, false)]
+        {
+            let reliable = Some(Retry { interval, max_retries: 1 });
+            let config = SessionConfig { reliable, ..SessionConfig::default() };
+            assert_eq!(config.check().is_ok(), good, "{interval:?}");
+            if let Err(error) = config.check() {
+                assert!(error.to_string().contains(&format!("{interval:?}")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn timers_of_peers_are_kept_within_bounds() {
+        let read = |timeout, max_retries| {
+            let retry = Retry::from_wire(TimerSettings { timeout, max_retries });
+            (retry.interval.as_millis(), retry.max_retries)
+        };
+        let (least, most) = (limits::PEER_RETRY_INTERVAL, limits::MAX_RETRY_INTERVAL);
+        let (least, most) = (least.as_millis() as u32, most.as_millis() as u32);
+        let retries = limits::PEER_MAX_RETRIES;
+        assert_eq!(read(least, retries), (least.into(), retries), "at the limit");
+        assert_eq!(read(least - 1, retries + 1), (least.into(), retries), "past it");
+        assert_eq!(read(most, 0), (most.into(), 0));
+        assert_eq!(read(most + 1, 0), (most.into(), 0));
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl Session {
         if self.roster.get(&message.source).is_none() || !self.may_receive() {
             return log::debug!("session {}: data from a non-member was dropped", self.id);
         }
-        if self.inbox_full {
+        if self.inbox_full_since.is_some() {
             self.lost += u64::from(self.config.reliable.is_none());
             return log::debug!("session {}: the inbox is full", self.id);
         }
@@ -34,7 +34,7 @@ impl Session {
 
     pub(super) fn on_rtx_reply(&mut self, message: Incoming, cx: &mut Context<'_>) {
         let known = self.roster.get(&message.source).is_some();
-        if !known || self.config.reliable.is_none() || self.inbox_full {
+        if !known || self.config.reliable.is_none() || self.inbox_full_since.is_some() {
             return;
         }
         let (source, message_id) = (message.source.clone(), message.message_id);
@@ -70,7 +70,7 @@ impl Session {
                 self.out.push(Output::Send(empty));
             }
             Verdict::Taken => {}
-            Verdict::OutOfWindow | Verdict::TooLate => {
+            Verdict::OutOfWindow | Verdict::NoRoom | Verdict::TooLate => {
                 log::debug!("session {}: number {message_id} was not taken: {verdict:?}", self.id);
             }
         }
@@ -84,12 +84,12 @@ impl Session {
         self.go_on_closing(cx);
     }
 
-    pub(super) fn on_rtx_request(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+    pub(super) fn on_rtx_request(&mut self, message: &Incoming) {
         if self.roster.get(&message.source).is_none() {
             return;
         }
         let (to, id) = (&message.source, message.message_id);
-        let reply = match self.sender.requested(id, cx.now.mono) {
+        let reply = match self.sender.requested(id) {
             Some(payload) => data(SessionMessageType::RtxReply, to, id, &payload),
             None => {
                 let mut reply = empty_payload(SessionMessageType::RtxReply, to, id);
@@ -104,6 +104,9 @@ impl Session {
         let mut out = Vec::new();
         self.sender.handle_timeout(cx.now.mono, &mut out);
         self.handle_sender(out);
+        if self.inbox_full_since.is_some() {
+            return;
+        }
         let due = |r: &Receiver| r.poll_timeout().is_some_and(|at| at <= cx.now.mono);
         let sources: Vec<_> =
             self.receivers.iter().filter(|(_, r)| due(r)).map(|(source, _)| *source).collect();

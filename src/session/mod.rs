@@ -327,7 +327,7 @@ pub(crate) struct Session {
     /// Whether the application wants events.
     events: bool,
     /// The application's inbox takes no more messages.
-    inbox_full: bool,
+    inbox_full_since: Option<Instant>,
     lost: u64,
     via: Option<ConnectionId>,
     /// That connection was lost, and nothing was heard over another one.
@@ -357,7 +357,7 @@ impl Session {
             look: now.mono + limits::HEARTBEAT,
             spoke: false,
             events: false,
-            inbox_full: false,
+            inbox_full_since: None,
             lost: 0,
             via: None,
             is_cut: false,
@@ -411,9 +411,14 @@ impl Session {
     }
 
     /// The application's inbox is full, or has room again. While it is full a reliable message is not
-    /// taken: it comes again. A best-effort one is dropped and counted.
-    pub(crate) fn set_inbox_full(&mut self, full: bool) {
-        self.inbox_full = full;
+    /// taken: it comes again; nor is one asked for. A best-effort one is dropped and counted.
+    pub(crate) fn set_inbox_full(&mut self, full: bool, now: Instant) {
+        if full {
+            self.inbox_full_since.get_or_insert(now);
+        } else if let Some(since) = self.inbox_full_since.take() {
+            let paused = now.saturating_duration_since(since);
+            self.receivers.values_mut().for_each(|receiver| receiver.resume(paused));
+        }
     }
 
     /// Hands out what the session wants.
@@ -448,7 +453,7 @@ impl Session {
         match message.kind {
             T::Msg => self.on_msg(message, cx),
             T::MsgAck => self.on_ack(&message, cx),
-            T::RtxRequest => self.on_rtx_request(&message, cx),
+            T::RtxRequest => self.on_rtx_request(&message),
             T::RtxReply => self.on_rtx_reply(message, cx),
             T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),
             T::JoinRequest => self.on_join_request(&message),
@@ -510,7 +515,9 @@ impl Session {
             Role::Moderator(_) => None,
             Role::Participant(participant) => participant.joining_until(),
         };
-        let receivers = self.receivers.values().filter_map(Receiver::poll_timeout);
+        let taking = self.inbox_full_since.is_none();
+        let receivers =
+            self.receivers.values().filter(|_| taking).filter_map(Receiver::poll_timeout);
         let timers = [self.requests.poll_timeout(), self.sender.poll_timeout(), closing, role];
         timers.into_iter().flatten().chain(receivers).chain([self.look]).min()
     }

@@ -1,7 +1,8 @@
 //! The receiving half of one sender's data: order, duplicates, gaps (spec 03 section 9).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use super::{ReceivedMessage, Retry};
 use crate::limits;
@@ -16,6 +17,19 @@ pub(super) enum Arrival {
     Message(Box<ReceivedMessage>),
     /// The sender does not have it any more.
     Lost,
+}
+
+impl Arrival {
+    /// What it takes to keep it.
+    fn bytes(&self) -> usize {
+        match self {
+            Arrival::Message(message) => {
+                let pairs = message.metadata.iter().map(|(key, value)| key.len() + value.len());
+                message.payload.len() + message.payload_type.len() + pairs.sum::<usize>()
+            }
+            Arrival::Lost => 0,
+        }
+    }
 }
 
 /// What a receiver says.
@@ -36,6 +50,8 @@ pub(super) enum Verdict {
     Taken,
     /// It is too far ahead to be kept: say nothing, and it will come again.
     OutOfWindow,
+    /// Too many bytes wait behind the gap: likewise.
+    NoRoom,
     /// It comes after the application was told that it is lost: an acknowledgement would be a lie.
     TooLate,
 }
@@ -48,6 +64,8 @@ pub(super) struct Receiver {
     last: u32,
     /// What arrived after a gap, by number.
     ahead: BTreeMap<u32, Arrival>,
+    /// The bytes in `ahead`.
+    bytes: usize,
     wanted: BTreeMap<u32, Wanted>,
     /// The numbers that were given up last; a sender cannot repeat more.
     lost: VecDeque<u32>,
@@ -66,6 +84,7 @@ impl Receiver {
             retry,
             last: 0,
             ahead: BTreeMap::new(),
+            bytes: 0,
             wanted: BTreeMap::new(),
             lost: VecDeque::new(),
         }
@@ -95,11 +114,15 @@ impl Receiver {
             }
             self.skip(distance - limits::RECEIVER_WINDOW, out);
         }
+        let bytes = arrival.bytes();
+        if self.distance(id) > 1 && self.bytes + bytes > limits::RECEIVER_BYTES {
+            return Verdict::NoRoom;
+        }
         // That a message is lost is news only where it was asked for.
         if self.wanted.remove(&id).is_none() && matches!(arrival, Arrival::Lost) {
             return Verdict::OutOfWindow;
         }
-        self.ahead.entry(id).or_insert(arrival);
+        self.keep(id, arrival);
         self.deliver(out);
         self.ask_for_gaps(id, now, out);
         Verdict::Taken
@@ -124,7 +147,7 @@ impl Receiver {
         }
         for id in given_up {
             self.wanted.remove(&id);
-            self.ahead.entry(id).or_insert(Arrival::Lost);
+            self.keep(id, Arrival::Lost);
         }
         self.deliver(out);
     }
@@ -134,8 +157,24 @@ impl Receiver {
         self.wanted.clear();
         while !self.ahead.is_empty() {
             let next = self.next(self.last);
-            self.ahead.entry(next).or_insert(Arrival::Lost);
+            self.keep(next, Arrival::Lost);
             self.deliver(out);
+        }
+    }
+
+    /// Time stood still for so long: nothing was taken, so nothing could be answered.
+    pub(super) fn resume(&mut self, paused: Duration) {
+        for wanted in self.wanted.values_mut() {
+            wanted.due += paused;
+            // The answer to the last request may have come meanwhile.
+            wanted.tries_left = wanted.tries_left.max(1);
+        }
+    }
+
+    fn keep(&mut self, id: u32, arrival: Arrival) {
+        if let Entry::Vacant(place) = self.ahead.entry(id) {
+            self.bytes += arrival.bytes();
+            place.insert(arrival);
         }
     }
 
@@ -152,6 +191,7 @@ impl Receiver {
         while let Some(arrival) = self.ahead.remove(&self.next(self.last)) {
             self.last = self.next(self.last);
             self.wanted.remove(&self.last);
+            self.bytes -= arrival.bytes();
             match arrival {
                 Arrival::Message(message) => out.push(Output::Deliver(message)),
                 Arrival::Lost => self.lose(out),
@@ -197,7 +237,6 @@ mod tests {
     use super::*;
     use crate::name::Name;
     use crate::router::ConnectionId;
-    use std::time::Duration;
 
     const RETRY: Retry = Retry { interval: Duration::from_secs(1), max_retries: 1 };
 
@@ -220,6 +259,13 @@ mod tests {
         let message = Arrival::Message(Box::new(numbered(id)));
         let verdict = receiver.arrive(id, message, now, &mut out);
         (verdict, out.iter().map(show).collect())
+    }
+
+    /// The message of this number has so many bytes of payload.
+    fn arrive_long(receiver: &mut Receiver, id: u32, len: usize) -> Verdict {
+        let payload = vec![0; len].into();
+        let message = Box::new(ReceivedMessage { payload, ..numbered(id) });
+        receiver.arrive(id, Arrival::Message(message), Instant::now(), &mut Vec::new())
     }
 
     fn show(output: &Output) -> String {
@@ -291,6 +337,37 @@ mod tests {
         let count = |what| said.iter().filter(|text| text.starts_with(what)).count();
         assert_eq!((count("lost"), count("request")), (window, window - 1));
         assert_eq!((receiver.ahead.len(), receiver.wanted.len()), (1, window - 1));
+    }
+
+    #[test]
+    fn what_waits_behind_a_gap_is_bounded_in_bytes() {
+        let (mut receiver, room) = (Receiver::new(RETRY), limits::RECEIVER_BYTES);
+        // The text "msg" says what each of them is.
+        assert_eq!(arrive_long(&mut receiver, 2, room - 10 - 3), Verdict::Taken);
+        assert_eq!(arrive_long(&mut receiver, 3, 10 - 3), Verdict::Taken, "at the limit");
+        assert_eq!(arrive_long(&mut receiver, 4, 0), Verdict::NoRoom, "past it");
+        assert_eq!((receiver.bytes, receiver.ahead.len()), (room, 2));
+        // What closes the gap is always taken, and makes room.
+        assert_eq!(arrive_long(&mut receiver, 1, 100), Verdict::Taken);
+        assert_eq!((receiver.bytes, receiver.last), (0, 3));
+        assert_eq!(arrive_long(&mut receiver, 5, room - 3), Verdict::Taken);
+        assert_eq!(arrive_long(&mut receiver, 4, 0), Verdict::Taken);
+        // One byte more than the whole room, alone.
+        assert_eq!(arrive_long(&mut receiver, 7, room - 2), Verdict::NoRoom);
+        assert_eq!(arrive_long(&mut receiver, 6, room - 2), Verdict::Taken);
+    }
+
+    #[test]
+    fn an_answer_that_finds_no_room_is_asked_for_again() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        arrive_long(&mut receiver, 4, limits::RECEIVER_BYTES - 3);
+        assert_eq!(arrive_long(&mut receiver, 2, 0), Verdict::NoRoom);
+        let mut out = Vec::new();
+        receiver.handle_timeout(now + 2 * RETRY.interval, &mut out);
+        assert_eq!(
+            out.iter().map(show).collect::<Vec<_>>(),
+            ["request 1", "request 2", "request 3"]
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! It decides what is sent to whom and how each publish ends; it knows members only as names.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::{OpId, Payload, Retry};
@@ -41,12 +41,12 @@ pub(super) struct Sender {
     retry: Option<Retry>,
     /// Number of the next message; on the wire modulo 2^31.
     next: u64,
-    /// Number of the first message in `window`.
+    /// Number of the oldest unfinished message.
     base: u64,
-    /// Messages from the oldest unfinished one on; `None` where one is finished.
-    window: VecDeque<Option<InFlight>>,
-    /// The last messages, the newest is `next - 1`.
-    sent: VecDeque<Payload>,
+    /// What somebody may still ask for, by number: not everybody has acknowledged it.
+    sent: BTreeMap<u64, Sent>,
+    /// Payload bytes of those of them that are finished.
+    undelivered: usize,
     /// When a message is due, oldest first: the interval is the same for all.
     timers: VecDeque<(Instant, u64)>,
     /// Published while nobody was there.
@@ -54,7 +54,8 @@ pub(super) struct Sender {
 }
 
 #[derive(Debug)]
-struct InFlight {
+struct Sent {
+    payload: Payload,
     missing: Vec<Name>,
     /// Went offline before they acknowledged.
     silent: Vec<Name>,
@@ -62,7 +63,8 @@ struct InFlight {
     sent: Instant,
     due: Instant,
     op: Option<OpId>,
-    bytes: usize,
+    /// Its publish has ended: not everybody acknowledged in time.
+    finished: bool,
 }
 
 #[derive(Debug)]
@@ -79,8 +81,8 @@ impl Sender {
             retry,
             next: 1,
             base: 1,
-            window: VecDeque::new(),
-            sent: VecDeque::new(),
+            sent: BTreeMap::new(),
+            undelivered: 0,
             timers: VecDeque::new(),
             kept: VecDeque::new(),
         }
@@ -127,21 +129,20 @@ impl Sender {
         let message_id = (number % MODULUS) as u32;
         match self.retry {
             Some(retry) => {
-                if self.sent.len() == limits::SENDER_WINDOW {
-                    self.sent.pop_front();
-                }
-                self.sent.push_back(payload.clone());
                 let due = now + retry.interval;
-                self.window.push_back(Some(InFlight {
+                let sent = Sent {
+                    payload: payload.clone(),
                     missing: receivers.to_vec(),
                     silent: Vec::new(),
                     tries_left: retry.max_retries,
                     sent: now,
                     due,
                     op,
-                    bytes: payload.len(),
-                }));
+                    finished: false,
+                };
+                self.sent.insert(number, sent);
                 self.timers.push_back((due, number));
+                self.push_out(out);
             }
             None => {
                 self.base = self.next;
@@ -151,44 +152,51 @@ impl Sender {
         out.push(Output::Transmit { message_id, payload, to: None });
     }
 
+    /// Forgets what is so old that no receiver keeps what comes after it.
+    fn push_out(&mut self, out: &mut Vec<Output>) {
+        while let Some((&number, sent)) = self.sent.first_key_value() {
+            if number + limits::SENDER_WINDOW as u64 >= self.next {
+                return;
+            }
+            if !sent.finished {
+                self.give_up(number, out);
+            }
+            self.forget(number);
+        }
+    }
+
     /// A member acknowledged a message.
     pub(super) fn acked(&mut self, message_id: u32, from: &Name, out: &mut Vec<Output>) {
         let number = self.number(message_id);
-        let Some(message) = self.in_flight(number) else {
+        let Some(sent) = self.sent.get_mut(&number) else {
             return;
         };
-        message.missing.retain(|name| name != from);
-        message.silent.retain(|name| name != from);
+        sent.missing.retain(|name| name != from);
+        sent.silent.retain(|name| name != from);
         self.finish_if_done(number, out);
+        // Nobody asks any more for what everybody has.
+        if self.sent.get(&number).is_some_and(|sent| sent.finished && sent.silent.is_empty()) {
+            self.forget(number);
+        }
     }
 
     /// A member asks for a message again. `None`: it is no longer there.
     ///
     /// The published implementation counts the request as an acknowledgement. Here the message
-    /// stays unacknowledged, or a lost answer would make a publish "delivered" that never was.
-    pub(super) fn requested(&mut self, message_id: u32, now: Instant) -> Option<Payload> {
-        let number = self.number(message_id);
-        let newest_first = usize::try_from(self.next.checked_sub(number + 1)?).ok()?;
-        let at = self.sent.len().checked_sub(newest_first + 1)?;
-        let payload = self.sent.get(at)?.clone();
-        if let (Some(retry), Some(message)) = (self.retry, self.in_flight(number)) {
-            message.due = now + retry.interval;
-            let due = message.due;
-            self.timers.push_back((due, number));
-        }
-        Some(payload)
+    /// stays unacknowledged, or a lost answer would make a publish "delivered" that never was. Nor
+    /// does it put off the end: whoever only asks would never let a publish end.
+    pub(super) fn requested(&self, message_id: u32) -> Option<Payload> {
+        Some(self.sent.get(&self.number(message_id))?.payload.clone())
     }
 
     /// A member went offline: its acknowledgements will not come.
     pub(super) fn offline(&mut self, name: &Name, out: &mut Vec<Output>) {
-        for number in self.base..self.base + self.window.len() as u64 {
-            let Some(message) = self.in_flight(number) else {
-                continue;
-            };
-            let before = message.missing.len();
-            message.missing.retain(|missing| missing != name);
-            if message.missing.len() < before {
-                message.silent.push(name.clone());
+        for number in self.sent.keys().copied().collect::<Vec<_>>() {
+            let Some(sent) = self.sent.get_mut(&number) else { continue };
+            let before = sent.missing.len();
+            sent.missing.retain(|missing| missing != name);
+            if sent.missing.len() < before {
+                sent.silent.push(name.clone());
                 self.finish_if_done(number, out);
             }
         }
@@ -196,14 +204,16 @@ impl Sender {
 
     /// Whether something is not finished.
     pub(super) fn is_busy(&self) -> bool {
-        !self.window.is_empty() || !self.kept.is_empty()
+        self.base != self.next || !self.kept.is_empty()
     }
 
     /// Gives up everything that is not finished: the session ends.
     pub(super) fn abandon(&mut self) -> Vec<OpId> {
         self.timers.clear();
-        self.sent.clear();
-        let flying = std::mem::take(&mut self.window).into_iter().flatten().map(|m| m.op);
+        self.base = self.next;
+        self.undelivered = 0;
+        let sent = std::mem::take(&mut self.sent).into_values();
+        let flying = sent.filter(|sent| !sent.finished).map(|sent| sent.op);
         let kept = std::mem::take(&mut self.kept).into_iter().map(|kept| kept.op);
         flying.chain(kept).flatten().collect()
     }
@@ -221,8 +231,7 @@ impl Sender {
             let Some((due, number)) = self.timers.pop_front() else {
                 break;
             };
-            // A timer whose message is finished, or was set again, means nothing.
-            if self.in_flight(number).is_some_and(|message| message.due == due) {
+            if self.is_due(due, number) {
                 self.message_due(number, now, out);
             }
         }
@@ -235,75 +244,85 @@ impl Sender {
         }
     }
 
+    /// A timer whose message is finished means nothing.
+    fn is_due(&self, due: Instant, number: u64) -> bool {
+        self.sent.get(&number).is_some_and(|sent| !sent.finished && sent.due == due)
+    }
+
     fn message_due(&mut self, number: u64, now: Instant, out: &mut Vec<Output>) {
         let message_id = (number % MODULUS) as u32;
-        let age = usize::try_from(self.next - number).unwrap_or(usize::MAX);
-        let payload = self.sent.len().checked_sub(age).and_then(|at| self.sent.get(at)).cloned();
         let retry = self.retry.unwrap_or_default();
-        let Some(message) = self.in_flight(number) else {
+        let Some(sent) = self.sent.get_mut(&number) else {
             return;
         };
-        let (true, Some(payload)) = (message.tries_left > 0, payload) else {
-            let missing = std::mem::take(&mut message.missing);
-            message.silent.extend(missing.iter().cloned());
-            let since = message.sent;
-            self.finish_if_done(number, out);
+        if sent.tries_left == 0 {
+            let since = sent.sent;
+            let missing = self.give_up(number, out);
             return out.extend(missing.into_iter().map(|name| Output::Silent { name, since }));
-        };
-        message.tries_left -= 1;
-        message.due = now + retry.interval;
-        for name in &message.missing {
-            let to = Some(name.clone());
-            out.push(Output::Transmit { message_id, payload: payload.clone(), to });
         }
-        let due = message.due;
-        self.timers.push_back((due, number));
+        sent.tries_left -= 1;
+        sent.due = now + retry.interval;
+        for name in &sent.missing {
+            let (payload, to) = (sent.payload.clone(), Some(name.clone()));
+            out.push(Output::Transmit { message_id, payload, to });
+        }
+        self.timers.push_back((sent.due, number));
+    }
+
+    /// Ends a publish that was not acknowledged by everybody, and says by whom not.
+    fn give_up(&mut self, number: u64, out: &mut Vec<Output>) -> Vec<Name> {
+        let Some(sent) = self.sent.get_mut(&number) else {
+            return Vec::new();
+        };
+        let missing = std::mem::take(&mut sent.missing);
+        sent.silent.extend(missing.iter().cloned());
+        self.finish_if_done(number, out);
+        missing
     }
 
     fn finish_if_done(&mut self, number: u64, out: &mut Vec<Output>) {
-        let Some(at) = self.position(number) else {
+        let Some(sent) = self.sent.get_mut(&number) else {
             return;
         };
-        let Some(slot) = self.window.get_mut(at) else {
-            return;
-        };
-        if !slot.as_ref().is_some_and(|message| message.missing.is_empty()) {
+        if sent.finished || !sent.missing.is_empty() {
             return;
         }
-        let Some(InFlight { silent, op, bytes, .. }) = slot.take() else {
-            return;
-        };
-        let outcome = match silent.is_empty() {
+        sent.finished = true;
+        let (op, bytes) = (sent.op.take(), sent.payload.len());
+        let outcome = match sent.silent.is_empty() {
             true => Outcome::Delivered,
-            false => Outcome::Undelivered(silent),
+            false => Outcome::Undelivered(sent.silent.clone()),
         };
+        self.undelivered += bytes;
         out.push(Output::Finished { op, outcome });
         // Room is measured from the oldest unfinished message: the receiver keeps no more than
         // this many after a gap.
-        let mut messages = 0;
-        while self.window.front().is_some_and(Option::is_none) {
-            self.window.pop_front();
-            self.base += 1;
-            messages += 1;
-        }
+        let unfinished = self.sent.range(self.base..).find(|(_, sent)| !sent.finished);
+        let base = unfinished.map_or(self.next, |(number, _)| *number);
+        let messages = usize::try_from(base - self.base).unwrap_or(usize::MAX);
+        self.base = base;
         out.push(Output::Credit { messages, bytes });
+        while self.timers.front().is_some_and(|(due, number)| !self.is_due(*due, *number)) {
+            self.timers.pop_front();
+        }
+        while self.undelivered > limits::UNDELIVERED_BYTES {
+            let oldest = self.sent.iter().find(|(_, sent)| sent.finished);
+            let Some(oldest) = oldest.map(|(number, _)| *number) else { break };
+            self.forget(oldest);
+        }
     }
 
-    /// The number whose wire form is `message_id`, counted from the oldest unfinished one; or from
-    /// before it, for messages that are only kept for being asked for.
+    /// Nobody can ask for a finished message any more.
+    fn forget(&mut self, number: u64) {
+        if let Some(sent) = self.sent.remove(&number) {
+            self.undelivered -= sent.payload.len();
+        }
+    }
+
+    /// The latest number whose wire form is `message_id`.
     fn number(&self, message_id: u32) -> u64 {
-        let oldest = self.next - self.sent.len() as u64;
-        let ahead = u64::from(message_id).wrapping_sub(oldest) % MODULUS;
-        oldest + ahead
-    }
-
-    fn position(&self, number: u64) -> Option<usize> {
-        usize::try_from(number.checked_sub(self.base)?).ok()
-    }
-
-    fn in_flight(&mut self, number: u64) -> Option<&mut InFlight> {
-        let at = self.position(number)?;
-        self.window.get_mut(at)?.as_mut()
+        let back = self.next.wrapping_sub(1).wrapping_sub(u64::from(message_id)) % MODULUS;
+        (self.next - 1).saturating_sub(back)
     }
 }
 
@@ -382,8 +401,9 @@ mod tests {
         let lost = Outcome::Undelivered(vec![bob.clone()]);
         assert!(out.contains(&Output::Finished { op: Some(OpId(7)), outcome: lost }));
         assert!(out.contains(&Output::Silent { name: bob.clone(), since: start }));
-        let kept = sender.requested(1, start + Duration::from_secs(4));
-        assert!(kept.is_some(), "still there for being asked for");
+        assert!(sender.requested(1).is_some(), "still there for being asked for");
+        sender.acked(1, &bob, &mut out);
+        assert!(sender.requested(1).is_none(), "it has arrived after all");
     }
 
     #[test]
@@ -420,16 +440,75 @@ mod tests {
     }
 
     #[test]
-    fn an_old_message_is_not_there_any_more() {
+    fn what_everybody_acknowledged_is_not_kept_and_has_no_timer() {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        for _ in 0..=limits::SENDER_WINDOW {
+        for _ in 0..3 {
             sender.publish(Payload::default(), None, std::slice::from_ref(&bob), now, &mut out);
-            sender.acked((sender.next - 1) as u32, &bob, &mut out);
         }
-        assert!(sender.requested(1, now).is_none());
-        assert!(sender.requested(2, now).is_some());
-        assert!(sender.requested(limits::SENDER_WINDOW as u32 + 2, now).is_none(), "not yet sent");
+        for id in [2, 1, 3] {
+            assert!(sender.requested(id).is_some());
+            sender.acked(id, &bob, &mut out);
+            assert!(sender.requested(id).is_none(), "{id}");
+        }
+        assert!(sender.sent.is_empty() && sender.timers.is_empty());
+        assert_eq!((sender.poll_timeout(), sender.undelivered), (None, 0));
+    }
+
+    /// Sends a message of so many bytes to somebody who then goes away.
+    fn undelivered(sender: &mut Sender, bytes: usize) {
+        let (bob, mut out) = (name("o/n/b"), Vec::new());
+        let payload = Payload::new(vec![0; bytes], "", Default::default());
+        sender.publish(payload, None, std::slice::from_ref(&bob), Instant::now(), &mut out);
+        sender.offline(&bob, &mut out);
+    }
+
+    #[test]
+    fn undelivered_messages_are_kept_up_to_a_number_and_to_bytes() {
+        let mut sender = Sender::new(Some(RETRY));
+        for _ in 0..limits::SENDER_WINDOW {
+            undelivered(&mut sender, 1);
+        }
+        assert!(sender.requested(1).is_some());
+        undelivered(&mut sender, 1);
+        assert!(sender.requested(1).is_none() && sender.requested(2).is_some());
+
+        let mut sender = Sender::new(Some(RETRY));
+        undelivered(&mut sender, 1);
+        undelivered(&mut sender, limits::UNDELIVERED_BYTES - 1);
+        assert!(sender.requested(1).is_some(), "at the limit");
+        undelivered(&mut sender, 1);
+        assert!(sender.requested(1).is_none() && sender.requested(2).is_some(), "one past it");
+        undelivered(&mut sender, limits::UNDELIVERED_BYTES + 1);
+        assert!(sender.sent.is_empty() && sender.undelivered == 0, "too large alone");
+        assert!(sender.requested(77).is_none(), "not yet sent");
+    }
+
+    #[test]
+    fn a_message_that_is_pushed_out_is_undelivered_and_gives_its_room_back() {
+        let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
+        let mut out = Vec::new();
+        for op in 1..=limits::SENDER_WINDOW as u64 + 1 {
+            let to = std::slice::from_ref(&bob);
+            sender.publish(Payload::default(), Some(OpId(op)), to, now, &mut out);
+            let pushed = op > limits::SENDER_WINDOW as u64;
+            assert_eq!(outcomes(&out), if pushed { vec![(1, false)] } else { vec![] });
+        }
+        assert_eq!((credit(&out), sender.undelivered), (1, 0));
+        assert!(sender.requested(1).is_none() && sender.requested(2).is_some());
+    }
+
+    #[test]
+    fn being_asked_again_and_again_does_not_put_off_the_end() {
+        let (mut sender, bob, start) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
+        let mut out = Vec::new();
+        sender.publish(Payload::default(), Some(OpId(1)), &[bob], start, &mut out);
+        for tenth in 1..=30 {
+            assert!(outcomes(&out).is_empty(), "{tenth}");
+            assert!(sender.requested(1).is_some() && sender.timers.len() == 1);
+            sender.handle_timeout(start + Duration::from_millis(100 * tenth), &mut out);
+        }
+        assert_eq!(outcomes(&out), [(1, false)]);
     }
 
     #[test]

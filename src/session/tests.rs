@@ -1,6 +1,7 @@
 //! Two apps that hand each other their messages, one by one: any of them may be lost, doubled,
 //! forged or late.
 
+mod bounds;
 mod defects;
 
 use super::app::{App, Output};

@@ -8,6 +8,7 @@ use std::fmt;
 use prost::Message as _;
 
 use super::canonical::HeaderFields;
+use super::repeats;
 use super::view::View;
 use super::{LinkNegotiationPayload, LinkType, Message, MessageType, SlimHeader, SubscriptionAck};
 use crate::link::key::{LinkKey, MacError};
@@ -48,6 +49,11 @@ impl Parsed {
     pub fn read(bytes: &[u8]) -> Result<Parsed, FrameError> {
         if let Some(view) = View::read(bytes) {
             return Ok(Parsed(Shape::View(view)));
+        }
+        if repeats::are_too_many(bytes) {
+            // It is ignored like an empty one: the link may serve others, too.
+            log::warn!("a message of {} bytes with too many parts was dropped", bytes.len());
+            return Ok(Parsed(Shape::Message(Box::default())));
         }
         let message = Message::decode(bytes).map_err(|e| FrameError::Protobuf(e.to_string()))?;
         Ok(Parsed(Shape::Message(Box::new(message))))
@@ -258,6 +264,9 @@ impl<'a> Frame<'a> {
     pub fn into_message(self) -> Result<Message, FrameError> {
         let mut message = match self.shape {
             Shape::Message(message) => *message,
+            Shape::View(_) if repeats::are_too_many(self.bytes) => {
+                return Err(FrameError::Invalid("too many parts"));
+            }
             Shape::View(view) => {
                 let mut message = Message::decode(self.bytes)
                     .map_err(|error| FrameError::Protobuf(error.to_string()))?;

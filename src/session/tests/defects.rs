@@ -6,13 +6,13 @@ use super::*;
 use crate::wire::{Content, ContentType};
 
 /// The first message of a kind from this side.
-fn recorded(pair: &Pair, from: usize, wanted: T) -> Message {
+pub(super) fn recorded(pair: &Pair, from: usize, wanted: T) -> Message {
     let mut sent = pair.sent.iter().filter(|(at, _)| *at == from);
     sent.find(|(_, message)| kind(message) == wanted).expect("sent before").1.clone()
 }
 
 /// A recorded message with another number, signed again: not a repetition.
-fn again(message: &Message, message_id: u32) -> Message {
+pub(super) fn again(message: &Message, message_id: u32) -> Message {
     let mut message = message.clone();
     if let Some(MessageType::Publish(publish)) = &mut message.message_type {
         publish.session.as_mut().unwrap().message_id = message_id;
@@ -36,7 +36,7 @@ fn source(message: &Message) -> &str {
 }
 
 impl Pair {
-    fn inject(&mut self, to: usize, message: Message) {
+    pub(super) fn inject(&mut self, to: usize, message: Message) {
         self.with(to, |app, cx| app.handle_message(message, ConnectionId(9), cx));
     }
 
