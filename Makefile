@@ -13,7 +13,7 @@ H2SPEC := target/h2spec/h2spec
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= http2 grpc message view node name token config
 
-.PHONY: all demo test soak fuzz header lint clean
+.PHONY: all demo test soak fuzz bench header lint clean
 
 all:
 	$(CARGO) build --release --features cli
@@ -65,6 +65,11 @@ fuzz:
 			target/fuzz-corpus/$$target tests/fuzz/corpus/$$target target/fuzz-seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -max_len=6000 -timeout=10 -print_final_stats=1 \
 			-artifact_prefix=target/fuzz-found/$$target- || exit 1; done
+
+# Rates beside the published node's, alternating in one run. SLIM_PUBLISHED=DIR, with the published
+# `slim` and `slimctl` in it, measures these, too; BENCH=--instructions counts with valgrind.
+bench: all $(VENV)/ready
+	$(PYTHON) tests/bench/run.py $(BENCH)
 
 # Writes include/slim.h anew from src/ffi.
 header:

@@ -1,8 +1,7 @@
 //! The two times that the core works with. Both come in from outside (the driver or a test), so
 //! whole networks can run in virtual time.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// One moment, on both clocks.
@@ -30,18 +29,21 @@ impl Now {
 #[derive(Debug)]
 pub(crate) struct Timers<K> {
     order: BTreeSet<(Instant, K)>,
-    times: HashMap<K, Instant>,
+    times: BTreeMap<K, Instant>,
 }
 
 impl<K> Default for Timers<K> {
     fn default() -> Timers<K> {
-        Timers { order: BTreeSet::new(), times: HashMap::new() }
+        Timers { order: BTreeSet::new(), times: BTreeMap::new() }
     }
 }
 
-impl<K: Copy + Ord + Hash> Timers<K> {
+impl<K: Copy + Ord> Timers<K> {
     /// Sets or clears the time of one thing.
     pub(crate) fn set(&mut self, key: K, at: Option<Instant>) {
+        if self.times.get(&key) == at.as_ref() {
+            return;
+        }
         if let Some(old) = match at {
             Some(at) => self.times.insert(key, at),
             None => self.times.remove(&key),

@@ -10,7 +10,7 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, Timers};
@@ -138,9 +138,9 @@ pub struct Node {
     entropy: Box<dyn Entropy>,
     router: Router,
     connections: BTreeMap<ConnectionId, Connection>,
-    transports: HashMap<TransportId, Transport>,
+    transports: BTreeMap<TransportId, Transport>,
     apps: BTreeMap<AppId, Local>,
-    app_of: HashMap<ConnectionId, AppId>,
+    app_of: BTreeMap<ConnectionId, AppId>,
     subscriptions: Subscriptions,
     timers: Timers<Timer>,
     dirty: VecDeque<TransportId>,
@@ -150,7 +150,7 @@ pub struct Node {
     dropped: u64,
     stopping: bool,
     /// Messages on their way to several links.
-    fanouts: HashMap<u64, Fanout>,
+    fanouts: BTreeMap<u64, Fanout>,
     next_fanout: u64,
 }
 
@@ -197,9 +197,9 @@ impl Node {
             options,
             entropy,
             connections: BTreeMap::new(),
-            transports: HashMap::new(),
+            transports: BTreeMap::new(),
             apps: BTreeMap::new(),
-            app_of: HashMap::new(),
+            app_of: BTreeMap::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -207,7 +207,7 @@ impl Node {
             next_app: 0,
             dropped: 0,
             stopping: false,
-            fanouts: HashMap::new(),
+            fanouts: BTreeMap::new(),
             next_fanout: 0,
         }
     }

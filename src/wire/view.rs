@@ -382,20 +382,29 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn varint(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for (shift, byte) in (0..64).step_by(7).zip(self.bytes.get(self.at..)?) {
-            number |= u64::from(byte & 0x7f) << shift;
-            if *byte < 0x80 {
-                // The tenth byte has room for one bit.
-                if shift == 63 && *byte > 1 {
-                    return None;
-                }
-                self.at += shift / 7 + 1;
-                return Some(number);
-            }
-        }
-        None
+        let rest = self.bytes.get(self.at..)?;
+        // With enough bytes behind it, none is looked for in vain.
+        let (number, len) = match rest.first_chunk::<10>() {
+            Some(bytes) => varint(bytes)?,
+            None => varint(rest)?,
+        };
+        self.at += len;
+        Some(number)
     }
+}
+
+/// A number of up to ten bytes, and how many they were.
+#[inline(always)]
+fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
+    let mut number = 0;
+    for (at, byte) in bytes.iter().take(10).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if *byte < 0x80 {
+            // The tenth byte has room for one bit.
+            return (at < 9 || *byte <= 1).then_some((number, at + 1));
+        }
+    }
+    None
 }
 
 fn varint_len(number: u64) -> usize {
