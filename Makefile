@@ -5,6 +5,7 @@ PYTHON ?= python3
 CC ?= cc
 GO ?= go
 VENV := target/venv
+OLD_VENV := target/venv-3.3.1
 RELEASE := target/release
 HELLO := target/examples-c/hello
 H2SPEC := target/h2spec/h2spec
@@ -43,13 +44,22 @@ $(H2SPEC):
 	@GOBIN=$(CURDIR)/$(@D) $(GO) install github.com/summerwind/h2spec/cmd/h2spec@latest || \
 		{ echo "h2spec could not be built: its test is left out" >&2; [ "$$CI" != true ]; }
 
+# The oldest published package that can join, for one round of the live matrix.
+$(OLD_VENV)/ready: tests/interop/requirements.txt
+	$(PYTHON) -m venv $(OLD_VENV)
+	sed 's/^slim-bindings==.*/slim-bindings==3.3.1/' $< > $(OLD_VENV)/requirements.txt
+	$(OLD_VENV)/bin/pip install --quiet --disable-pip-version-check -r $(OLD_VENV)/requirements.txt
+	@touch $@
+
 # What takes minutes: the live matrix and the simulated histories many times over, hostile peers
 # measured more strictly.
-soak: $(HELLO) $(VENV)/ready
+soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
+	SLIM_TEST_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python \
+		$(CARGO) test --features cli --test interop -- default_binding group_of_wheels c18
 
 # Looks for inputs that break a promise, starting from what is known. What breaks one is left in
 # target/fuzz-found; what reaches new code in target/fuzz-corpus.
