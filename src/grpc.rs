@@ -45,7 +45,10 @@ impl Body {
     /// The message. `fed` is what was fed when it was found.
     pub fn of<'a>(&'a self, fed: &'a [u8]) -> &'a [u8] {
         match self {
-            Body::Fed(range) => fed.get(range.clone()).unwrap_or_default(),
+            Body::Fed(range) => {
+                debug_assert!(range.end <= fed.len(), "{range:?} of {} bytes", fed.len());
+                fed.get(range.clone()).unwrap_or_default()
+            }
             Body::Gathered(bytes) => bytes.get(PREFIX..).unwrap_or_default(),
         }
     }

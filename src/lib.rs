@@ -117,8 +117,8 @@
 //! Groups: the roster, the moderator's task queue and the requests know several members already;
 //! `Kind::Group` is refused until its messages are there. MLS: data is sealed between the session
 //! and `App::finish`. TLS: between `driver/socket.rs` and the link. JWT: one more
-//! [`identity::Provider`] and [`identity::Verifier`]. The zero-copy header view goes behind
-//! [`wire::Frame`]; the publish buffer goes behind `Command::Publish`.
+//! [`identity::Provider`] and [`identity::Verifier`]. The publish buffer goes behind
+//! `Command::Publish`, the flow cache behind [`wire::Frame::verify`] and [`wire::Frame::encode`].
 
 pub mod api;
 pub mod clock;

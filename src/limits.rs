@@ -179,3 +179,6 @@ pub const RECEIVER_JUMP: u32 = 1 << 20;
 pub const WELCOME_WAIT: Duration = Duration::from_secs(300);
 /// Bytes that a link keeps between two messages for the text of a MAC.
 pub const MAC_SCRATCH: usize = 4 * 1024;
+/// Lists of events keep room for this many: a burst of tiny frames must not cost an idle link its
+/// memory.
+pub const KEPT_EVENTS: usize = 16;

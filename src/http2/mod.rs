@@ -45,10 +45,6 @@ use libnghttp2_sys as ffi;
 use crate::limits;
 use session::{Ending, Role, Session};
 
-/// The list of events keeps room for this many: a burst of tiny frames must not cost an idle
-/// connection its memory.
-const KEPT_EVENTS: usize = 16;
-
 /// Names and values. What is not UTF-8 is replaced.
 type Headers = Vec<(String, String)>;
 
@@ -191,7 +187,7 @@ impl Connection {
         }
         let found = &mut self.session.record_mut().events;
         events.append(found);
-        found.shrink_to(KEPT_EVENTS);
+        found.shrink_to(limits::KEPT_EVENTS);
         self.error.clone().map_or(Ok(()), Err)
     }
 

@@ -1128,5 +1128,5 @@ fn a_burst_of_tiny_frames_leaves_no_memory_behind() {
     let mut server = open_server();
     server.receive(&frame(DATA, 0, 1, b"x").repeat(1_600));
     assert_eq!(server.data.len(), 1_600);
-    assert!(server.connection.session.record().events.capacity() <= KEPT_EVENTS);
+    assert!(server.connection.session.record().events.capacity() <= limits::KEPT_EVENTS);
 }

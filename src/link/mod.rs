@@ -63,8 +63,9 @@ pub enum Event {
         /// The other side's node.
         node_id: String,
     },
-    /// A frame whose MAC was right. Not yet validated. Its bytes are in what [`Link::handle_bytes`]
-    /// was given, so that this must be taken out before more is given.
+    /// A frame whose MAC was right. Not yet validated. Its bytes may be in what
+    /// [`Link::handle_bytes`] was given: it must be looked at with that very slice, before more is
+    /// given.
     Frame {
         /// Where it is.
         body: grpc::Body,
@@ -221,24 +222,22 @@ impl Link {
         self.lingers
     }
 
-    /// Takes bytes that arrived.
+    /// Takes bytes that arrived, at most [`limits::HTTP2_FEED`] at once.
     pub fn handle_bytes(&mut self, bytes: &[u8], now: Now, entropy: &mut dyn Entropy) {
         self.heard = now.mono;
         self.ping_sent = None;
-        for (chunk, at) in bytes.chunks(limits::HTTP2_FEED).zip((0..).step_by(limits::HTTP2_FEED)) {
-            if self.is_closed() && !self.lingers {
-                return;
-            }
-            let mut found = std::mem::take(&mut self.scratch);
-            let result = self.http2.receive(chunk, &mut found);
-            for event in found.drain(..) {
-                self.handle_http2(event, chunk, at, now, entropy);
-            }
-            self.scratch = found;
-            if let Err(error) = result {
-                self.lingers = false;
-                self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
-            }
+        if self.is_closed() && !self.lingers {
+            return;
+        }
+        let mut found = std::mem::take(&mut self.scratch);
+        let result = self.http2.receive(bytes, &mut found);
+        for event in found.drain(..) {
+            self.handle_http2(event, bytes, now, entropy);
+        }
+        self.scratch = found;
+        if let Err(error) = result {
+            self.lingers = false;
+            self.over(CloseReason::retry(format!("HTTP/2 error: {error}")));
         }
     }
 
@@ -356,6 +355,10 @@ impl Link {
 
     /// What has happened since.
     pub fn poll_output(&mut self) -> Option<Event> {
+        if self.events.is_empty() {
+            // One read may bring thousands.
+            self.events.shrink_to(limits::KEPT_EVENTS);
+        }
         self.events.pop_front()
     }
 
@@ -513,8 +516,7 @@ impl Link {
     fn handle_http2(
         &mut self,
         event: http2::Event,
-        chunk: &[u8],
-        at: usize,
+        bytes: &[u8],
         now: Now,
         entropy: &mut dyn Entropy,
     ) {
@@ -525,8 +527,8 @@ impl Link {
             http2::Event::RequestHead(head) => self.on_request(&head, now),
             http2::Event::ResponseHead(head) => self.on_response(&head, now),
             http2::Event::Data(range) => {
-                let at = at + range.start;
-                if let Some(data) = chunk.get(range) {
+                let at = range.start;
+                if let Some(data) = bytes.get(range) {
                     self.unconsumed += data.len();
                     self.on_data(data, at, entropy);
                     self.grant();

@@ -38,6 +38,8 @@ struct Bench {
     messages: Vec<Message>,
     decoder: grpc::Decoder,
     events: Vec<Event>,
+    /// The messages of the frames among them.
+    received: Vec<Message>,
     entropy: SeededEntropy,
     now: Now,
 }
@@ -80,6 +82,7 @@ impl Bench {
             messages: Vec::new(),
             decoder: grpc::Decoder::new(),
             events: Vec::new(),
+            received: Vec::new(),
             entropy: SeededEntropy::new(1),
             now: now(),
         }
@@ -111,8 +114,16 @@ impl Bench {
                 }
                 self.peer_events.extend(found);
             }
-            self.link.handle_bytes(&theirs, self.now, &mut self.entropy);
-            self.events.extend(std::iter::from_fn(|| self.link.poll_output()));
+            for chunk in theirs.chunks(limits::HTTP2_FEED) {
+                self.link.handle_bytes(chunk, self.now, &mut self.entropy);
+                while let Some(event) = self.link.poll_output() {
+                    if let Event::Frame { body, parsed } = &event {
+                        let frame = parsed.clone().on(body.of(chunk));
+                        self.received.extend(frame.into_message());
+                    }
+                    self.events.push(event);
+                }
+            }
         }
     }
 
@@ -521,7 +532,9 @@ fn a_socket_that_is_never_quite_empty_costs_no_memory() {
         }
         let mut windows = Vec::new();
         bench.peer.write_output(&mut windows, usize::MAX).unwrap();
-        bench.link.handle_bytes(&windows, bench.now, &mut bench.entropy);
+        for chunk in windows.chunks(limits::HTTP2_FEED) {
+            bench.link.handle_bytes(chunk, bench.now, &mut bench.entropy);
+        }
     }
     let bound = 4 * limits::SOCKET_BUFFER;
     assert!(bench.link.out.capacity() <= bound, "{}", bench.link.out.capacity());
@@ -568,6 +581,28 @@ fn closing_sends_what_was_sent_before() {
     bench.link.close("closed by this side");
     bench.exchange();
     assert_eq!(bench.messages.len(), 1);
+}
+
+#[test]
+fn what_arrives_is_what_was_sent_however_it_was_cut() {
+    let (mut bench, key) = up(true);
+    let mut sent = Vec::new();
+    let mut bytes = Vec::new();
+    for len in [0, 10, 16_300, 16_384, 40_000, 1, 70_000, 3] {
+        let mut header = header();
+        header.header_mac = Some(key.mac(&header).to_vec());
+        let mut message = publish(header);
+        message.metadata.insert("k".to_owned(), len.to_string().repeat(len));
+        let mark = grpc::begin_message(&mut bytes);
+        message.encode(&mut bytes).unwrap();
+        grpc::end_message(&mut bytes[..], mark);
+        if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+            publish.header.as_mut().unwrap().header_mac = None;
+        }
+        sent.push(message);
+    }
+    bench.send_bytes(&bytes);
+    assert!(bench.received == sent, "{} of {}", bench.received.len(), sent.len());
 }
 
 #[test]

@@ -44,21 +44,6 @@ enum Shape {
 }
 
 impl Parsed {
-    /// Reads a frame from the bytes of one gRPC message. An error means that the link must be
-    /// closed (spec 01 section 1.2).
-    pub fn read(bytes: &[u8]) -> Result<Parsed, FrameError> {
-        if let Some(view) = View::read(bytes) {
-            return Ok(Parsed(Shape::View(view)));
-        }
-        if repeats::are_too_many(bytes) {
-            // It is ignored like an empty one: the link may serve others, too.
-            log::warn!("a message of {} bytes with too many parts was dropped", bytes.len());
-            return Ok(Parsed(Shape::Message(Box::default())));
-        }
-        let message = Message::decode(bytes).map_err(|e| FrameError::Protobuf(e.to_string()))?;
-        Ok(Parsed(Shape::Message(Box::new(message))))
-    }
-
     /// The frame, with the bytes that this was read from.
     pub fn on(self, bytes: &[u8]) -> Frame<'_> {
         Frame { shape: self.0, bytes }
@@ -73,9 +58,19 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// [`Parsed::read`] with the bytes.
+    /// Reads a frame from the bytes of one gRPC message. An error means that the link must be
+    /// closed (spec 01 section 1.2).
     pub fn decode(bytes: &'a [u8]) -> Result<Frame<'a>, FrameError> {
-        Ok(Parsed::read(bytes)?.on(bytes))
+        if let Some(view) = View::read(bytes) {
+            return Ok(Frame { shape: Shape::View(view), bytes });
+        }
+        if repeats::are_too_many(bytes) {
+            // It is ignored like an empty one: the link may serve others, too.
+            log::warn!("a message of {} bytes with too many parts was dropped", bytes.len());
+            return Ok(Frame::new(Box::default()));
+        }
+        let message = Message::decode(bytes).map_err(|e| FrameError::Protobuf(e.to_string()))?;
+        Ok(Frame::new(Box::new(message)))
     }
 
     /// A frame made here.
@@ -88,7 +83,7 @@ impl<'a> Frame<'a> {
         Parsed(self.shape)
     }
 
-    /// Whether it is forwarded without being decoded.
+    /// Whether it is forwarded without being decoded. Only tests need to know.
     pub fn is_view(&self) -> bool {
         matches!(self.shape, Shape::View(_))
     }

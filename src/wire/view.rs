@@ -65,6 +65,7 @@ impl View {
     /// Reads a message. `None`: it is no Publish, not in that shape, or lacks what every node
     /// demands (spec 02 section 2.2).
     pub(super) fn read(bytes: &[u8]) -> Option<View> {
+        u32::try_from(bytes.len()).ok()?;
         let mut message = Fields::new(bytes, 0..bytes.len());
         let (3, Value::Bytes(publish)) = message.next()?? else { return None };
         let after_publish = Span::new(publish.end..bytes.len());
