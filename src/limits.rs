@@ -163,6 +163,8 @@ pub const TRANSIT_BACKLOG: usize = 32 * 1024 * 1024;
 /// Bytes of acknowledgements, repetitions and heartbeats that may wait for a link before more of them
 /// are dropped: they come again by themselves.
 pub const REPEAT_BACKLOG: usize = 2 * 1024 * 1024;
+/// A link that was replaced by a new one, as its peer asked for, may take so long to end.
+pub const RETIRED_LINK: Duration = Duration::from_secs(60);
 /// A link that was up for less than this is dialled again under the backoff, not at once.
 pub const STABLE_LINK: Duration = Duration::from_millis(100);
 /// One of several addresses of a host name may take so long to connect.

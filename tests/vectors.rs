@@ -13,7 +13,7 @@ use slim::identity::{
 };
 use slim::link::key::{KeyExchange, LinkKey, MacError};
 use slim::name::{app_id, channel_ids, component_hash, Name, NameId};
-use slim::router::{ConnectionId, ConnectionKind, Table};
+use slim::router::{ConnectionId, ConnectionKind, Reason, Table};
 use slim::wire::canonical::{mac_preimage, payload_signature_input, publish_aad};
 use slim::wire::{Frame, Message, MessageType, Publish, SlimHeader};
 
@@ -175,7 +175,7 @@ fn routing_table_trace() {
             };
             Name::new([part(0), part(1), part(2)], id).encoded()
         };
-        let number = || op["sub_id"].as_u64().unwrap();
+        let number = || Reason::Subscribed(op["sub_id"].as_u64().unwrap());
         match str(op, "op") {
             "connect" => {}
             "subscribe" => {

@@ -35,7 +35,12 @@ impl Node {
         };
         let binding = std::env::var("SLIM_IDENTITY_BINDING").ok();
         let binding = Binding::parse(binding.as_deref());
-        let options = node::NodeOptions { identity, gateway: config.gateway, binding };
+        let options = node::NodeOptions {
+            identity,
+            gateway: config.gateway,
+            binding,
+            stuck_receiver_timeout: config.stuck_receiver_timeout,
+        };
         let handle = NodeHandle::start(node::Node::new(options, Box::new(entropy)))?;
         Ok(Node { handle })
     }

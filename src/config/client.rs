@@ -134,7 +134,7 @@ pub enum ConnectionType {
 /// Signs of life on a connection without traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Interval of TCP's own probes. Default 60 s.
+    /// TCP's own probes begin after this time of silence. Default 60 s.
     pub tcp_keepalive: Duration,
     /// A PING is sent after this time of silence. Default 60 s.
     pub http2_keepalive: Duration,
@@ -205,7 +205,7 @@ pub struct ClientConfig {
     pub headers: Vec<(String, String)>,
     /// A limit for one attempt to connect; zero: none.
     pub connect_timeout: Duration,
-    /// A limit for the response head of the request; zero: none but
+    /// A limit for the response head of the request; zero:
     /// [`limits::RESPONSE_HEAD_TIMEOUT`](crate::limits::RESPONSE_HEAD_TIMEOUT).
     pub request_timeout: Duration,
     /// Signs of life; `None`: none of our own.

@@ -18,8 +18,16 @@ use crate::limits;
 const DATAPLANE: [&str; 4] = ["enforce_pqc", "servers", "clients", "outbound_clients"];
 const OPENTELEMETRY: [&str; 6] =
     ["enabled", "grpc", "service_name", "service_version", "environment", "metrics_interval_secs"];
-const SERVICE: [&str; 7] =
-    ["node_id", "domain_name", "auth", "default_gateway", "peers", "dataplane", "controller"];
+const SERVICE: [&str; 8] = [
+    "node_id",
+    "domain_name",
+    "auth",
+    "default_gateway",
+    "stuck_receiver_timeout",
+    "peers",
+    "dataplane",
+    "controller",
+];
 
 /// What `${env:NAME}` and `${file:PATH}` stand for. The cause of a failure is in words.
 pub trait Substitutes {

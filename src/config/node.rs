@@ -1,11 +1,21 @@
 //! How a node behaves: the object that a program gives to a new node.
 
+use std::time::Duration;
+
 use super::object::{parse, Object};
 use super::Error;
+use crate::limits;
 use crate::router::Gateway;
 
-const KEYS: [&str; 6] =
-    ["node_id", "domain_name", "default_gateway", "controller", "peers", "enforce_pqc"];
+const KEYS: [&str; 7] = [
+    "node_id",
+    "domain_name",
+    "default_gateway",
+    "stuck_receiver_timeout",
+    "controller",
+    "peers",
+    "enforce_pqc",
+];
 
 /// How a node behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,11 +26,20 @@ pub struct NodeConfig {
     pub domain_name: String,
     /// Where local apps' messages to unknown names go: `auto` (default) or `off`.
     pub gateway: Gateway,
+    /// A link that takes nothing for this long, while data waits for it, is stuck: one to an app is
+    /// cut; to one between nodes nothing is forwarded until it moves again. Ours alone. Default
+    /// [`limits::STUCK_RECEIVER_TIMEOUT`].
+    pub stuck_receiver_timeout: Duration,
 }
 
 impl Default for NodeConfig {
     fn default() -> NodeConfig {
-        NodeConfig { node_id: None, domain_name: String::new(), gateway: Gateway::Auto }
+        NodeConfig {
+            node_id: None,
+            domain_name: String::new(),
+            gateway: Gateway::Auto,
+            stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+        }
     }
 }
 
@@ -49,6 +68,8 @@ impl NodeConfig {
                 Some("off") => Gateway::Off,
                 Some(_) => return Err(object.error("default_gateway", "auto or off is expected")),
             },
+            stuck_receiver_timeout: object
+                .positive("stuck_receiver_timeout", limits::STUCK_RECEIVER_TIMEOUT)?,
         })
     }
 }
@@ -63,11 +84,14 @@ mod tests {
         let config = NodeConfig::from_json(r#"{"node_id": "n", "default_gateway": "off"}"#);
         let config = config.unwrap();
         assert_eq!((config.node_id.as_deref(), config.gateway), (Some("n"), Gateway::Off));
+        let config = NodeConfig::from_json(r#"{"stuck_receiver_timeout": "2s"}"#).unwrap();
+        assert_eq!(config.stuck_receiver_timeout, Duration::from_secs(2));
         for (text, part) in [
             (r#"{"node_idd": ""}"#, "did you mean \"node_id\""),
             (r#"{"controller": {}}"#, "control plane"),
             (r#"{"default_gateway": "on"}"#, "\"on\""),
             (r#"{"node_id": 5}"#, "node_id"),
+            (r#"{"stuck_receiver_timeout": "0s"}"#, "stuck_receiver_timeout"),
         ] {
             let error = NodeConfig::from_json(text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

@@ -33,11 +33,11 @@ pub struct ServerKeepalive {
     pub time: Duration,
     /// And must be answered in this time. Default 20 s.
     pub timeout: Duration,
-    /// A connection without traffic may become so old. Default 1 h. The published node ignores it.
+    /// Without effect, as in the published node: a connection always has its stream. Default 1 h.
     pub max_connection_idle: Duration,
-    /// A connection may become so old. Default 2 h.
+    /// A connection may become so old, then its end is announced. Default 2 h.
     pub max_connection_age: Duration,
-    /// And is then ended after so much more time. Default 5 min.
+    /// And comes after so much more time. Default 5 min.
     pub max_connection_age_grace: Duration,
 }
 

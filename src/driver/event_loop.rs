@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::resolve::resolve;
-use super::socket::{Progress, Socket, State, WoundUp};
+use super::resolve::{resolve, system, Resolver};
+use super::socket::{Attempt, Progress, Socket, State, WoundUp};
 use super::{Answer, AppShared, Command, Completion, OpSlot, Reply, SessionShared, Timeout};
 use crate::clock::Now;
 use crate::config::ServerConfig;
@@ -70,6 +70,10 @@ pub(crate) struct NodeHandle {
 impl NodeHandle {
     /// Starts the thread of a node.
     pub(crate) fn start(node: Node) -> Result<NodeHandle> {
+        NodeHandle::start_with(node, system())
+    }
+
+    fn start_with(node: Node, resolver: Resolver) -> Result<NodeHandle> {
         let io = |error: std::io::Error| Error::Io(format!("starting the node: {error}"));
         let poll = Poll::new().map_err(io)?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(io)?;
@@ -81,7 +85,7 @@ impl NodeHandle {
             awake: AtomicBool::new(false),
             stopped: Arc::clone(&stopped),
         });
-        let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared));
+        let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared), resolver);
         let work = move || {
             block_signals();
             let result = catch_unwind(AssertUnwindSafe(|| event_loop.run()));
@@ -130,7 +134,7 @@ struct Listener {
     options: AcceptOptions,
 }
 
-type Resolved = (TransportId, std::result::Result<Vec<SocketAddr>, String>, Option<Instant>);
+type Resolved = (Attempt, std::result::Result<Vec<SocketAddr>, String>);
 
 /// The node ends: when at the latest, and who wants to know whether all was written.
 struct Stopping {
@@ -143,6 +147,7 @@ struct EventLoop {
     poll: Poll,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
+    resolver: Resolver,
     resolved: (Sender<Resolved>, Receiver<Resolved>),
     sockets: HashMap<TransportId, Socket>,
     listeners: HashMap<Token, Listener>,
@@ -161,12 +166,19 @@ struct EventLoop {
 }
 
 impl EventLoop {
-    fn new(node: Node, poll: Poll, commands: Receiver<Command>, shared: Arc<Shared>) -> EventLoop {
+    fn new(
+        node: Node,
+        poll: Poll,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+        resolver: Resolver,
+    ) -> EventLoop {
         EventLoop {
             node,
             poll,
             commands,
             shared,
+            resolver,
             resolved: crossbeam_channel::unbounded(),
             sockets: HashMap::new(),
             listeners: HashMap::new(),
@@ -377,32 +389,31 @@ impl EventLoop {
         self.sockets.insert(transport, socket);
     }
 
-    fn dial(&mut self, transport: TransportId, host: String, port: u16, limit: Timeout, now: Now) {
-        let deadline = limit.map(|limit| now.mono + limit);
+    fn dial(&mut self, attempt: Attempt, host: String, port: u16, now: Now) {
         if let Ok(ip) = host.parse::<IpAddr>() {
             let others = VecDeque::from([SocketAddr::new(ip, port)]);
-            return self.try_next(transport, others, deadline, "no address", now);
+            return self.try_next(attempt, others, "no address", now);
         }
         let (sender, shared) = (self.resolved.0.clone(), Arc::clone(&self.shared));
         let answer = move |found| {
             // A loop that has ended does not want to know.
-            let _ = sender.send((transport, found, deadline));
+            let _ = sender.send((attempt, found));
             let _ = shared.waker.wake();
         };
-        if let Err(error) = resolve(host, port, answer) {
-            self.node.handle_connect_failed(transport, &error.to_string(), now);
+        if let Err(error) = resolve(&self.resolver, host, port, answer) {
+            self.node.handle_connect_failed(attempt.transport, &error.to_string(), now);
         }
     }
 
     /// Tries one address after the other.
     fn try_next(
         &mut self,
-        transport: TransportId,
+        attempt: Attempt,
         mut others: VecDeque<SocketAddr>,
-        deadline: Option<Instant>,
         last_error: &str,
         now: Now,
     ) {
+        let Attempt { transport, deadline, .. } = attempt;
         if !self.node.wants(transport) {
             return; // closed while its name was looked up
         }
@@ -413,9 +424,12 @@ impl EventLoop {
         while let Some(address) = others.pop_front() {
             match TcpStream::connect(address) {
                 Ok(stream) => {
-                    let attempt = attempt_until(now.mono, deadline, others.len());
-                    let state = State::Connecting { attempt, deadline, others };
-                    return self.add_socket(transport, Socket::new(stream, state), now);
+                    let until = attempt_until(now.mono, deadline, others.len());
+                    let socket = Socket::new(stream, State::Connecting { until, attempt, others });
+                    if let Some(silence) = attempt.keepalive {
+                        socket.keep_alive(silence);
+                    }
+                    return self.add_socket(transport, socket, now);
                 }
                 Err(error) => cause = format!("{address}: {error}"),
             }
@@ -446,8 +460,8 @@ impl EventLoop {
         let Some(mut socket) = self.sockets.remove(&transport) else { return };
         // It was registered when it was added.
         let _ = self.poll.registry().deregister(&mut socket.stream);
-        if let State::Connecting { deadline, others, .. } = socket.state {
-            self.try_next(transport, others, deadline, cause, now);
+        if let State::Connecting { attempt, others, .. } = socket.state {
+            self.try_next(attempt, others, cause, now);
         }
     }
 
@@ -484,12 +498,14 @@ impl EventLoop {
     fn take_commands(&mut self, now: Now) {
         // The flag first: a command that arrives from now on wakes us again.
         self.shared.awake.store(false, Ordering::Release);
-        while let Ok((transport, found, deadline)) = self.resolved.1.try_recv() {
+        while let Ok((attempt, found)) = self.resolved.1.try_recv() {
             match found {
-                Ok(found) => {
-                    self.try_next(transport, found.into(), deadline, "no address", now);
+                Ok(mut found) => {
+                    let first = attempt.failures % found.len().max(1) as u64;
+                    found.rotate_left(first as usize);
+                    self.try_next(attempt, found.into(), "no address", now);
                 }
-                Err(cause) => self.node.handle_connect_failed(transport, &cause, now),
+                Err(cause) => self.node.handle_connect_failed(attempt.transport, &cause, now),
             }
         }
         while let Ok(command) = self.commands.try_recv() {
@@ -505,7 +521,7 @@ impl EventLoop {
             Command::Listen(config, slot) => slot.finish(self.listen(&config).map(Reply::Port)),
             Command::Connect(config, deadline, slot) => {
                 let op = self.new_op(Completion::Slot(slot));
-                self.node.connect(*config, op, deadline, now);
+                self.node.connect(*config, op, deadline);
             }
             Command::Disconnect(connection, slot) => {
                 let result = self.node.disconnect(connection, now);
@@ -595,12 +611,7 @@ impl EventLoop {
         let token = Token(self.next_listener * 2 + 1);
         self.next_listener += 1;
         self.poll.registry().register(&mut socket, token, Interest::READABLE).map_err(io)?;
-        let options = AcceptOptions {
-            require_header_mac: config.require_header_mac,
-            negotiation_timeout: config.negotiation_timeout,
-            ping_after: config.keepalive.time,
-            ping_timeout: config.keepalive.timeout,
-        };
+        let options = AcceptOptions::from(config);
         self.listeners.insert(token, Listener { socket, options });
         log::info!("listening on {}:{port}", config.address.ip());
         Ok(port)
@@ -608,8 +619,10 @@ impl EventLoop {
 
     fn on_output(&mut self, output: Output, now: Now) {
         match output {
-            Output::Dial { transport, host, port, timeout } => {
-                self.dial(transport, host, port, timeout, now);
+            Output::Dial { transport, host, port, timeout, keepalive, failures } => {
+                let deadline = timeout.map(|limit| now.mono + limit);
+                let attempt = Attempt { transport, deadline, keepalive, failures };
+                self.dial(attempt, host, port, now);
             }
             Output::Close { transport, bytes } => {
                 if let Some(socket) = self.sockets.get_mut(&transport) {
@@ -735,6 +748,73 @@ mod tests {
         assert_eq!(attempt_until(start, Some(start + 100 * most), 3), Some(start + most));
     }
 
+    fn node(id: &str) -> Node {
+        let options = crate::node::NodeOptions {
+            identity: crate::link::Identity {
+                version: crate::protocol_version(),
+                node_id: id.to_owned(),
+                deployment_name: String::new(),
+            },
+            gateway: crate::router::Gateway::Off,
+            binding: crate::identity::Binding::parse(None),
+            stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+        };
+        Node::new(options, Box::new(crate::entropy::SystemEntropy))
+    }
+
+    /// An address at which connecting takes for ever: its queue is full, and nobody accepts.
+    fn hole() -> (Vec<std::net::TcpStream>, SocketAddr, std::net::TcpListener) {
+        use std::os::fd::AsRawFd;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        // SAFETY: the descriptor is open.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let address = listener.local_addr().unwrap();
+        let short = Duration::from_millis(100);
+        let connect = || std::net::TcpStream::connect_timeout(&address, short).ok();
+        (std::iter::from_fn(connect).collect(), address, listener)
+    }
+
+    /// One dead address that refuses, one that does not answer, then the one that lives; on
+    /// connecting and on every loss.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_addresses_of_a_name_are_tried_in_turn_and_again_after_a_loss() {
+        let patience = Some(Duration::from_secs(20));
+        let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (_full, hole, _hole) = hole();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let lives = listener.local_addr().unwrap();
+        let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let resolver: Resolver = Arc::new(move |host, port| {
+            assert_eq!((host, port), ("several.test", 1));
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![refuses, hole, lives])
+        });
+        let handle = NodeHandle::start_with(node("ours"), resolver).unwrap();
+        let json = r#"{"endpoint": "http://several.test:1", "connect_timeout": "600ms",
+            "backoff": {"type": "fixed_interval", "interval": "10ms"}}"#;
+        let config = Box::new(crate::config::ClientConfig::parse(json).unwrap());
+        let slot = OpSlot::new();
+        let answer = Answer(Arc::clone(&slot));
+        handle.shared.send(Command::Connect(config, None, answer)).unwrap();
+        // Whatever is accepted there is dropped, so that the node comes again and again.
+        for round in 1..=3 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut preface = [0; 24];
+            std::io::Read::read_exact(&mut stream, &mut preface).unwrap();
+            assert_eq!(&preface[..3], b"PRI");
+            assert!(asked.load(Ordering::SeqCst) >= round, "asked anew each time");
+        }
+        // And it comes up when the last of them behaves.
+        let theirs = NodeHandle::start(node("theirs")).unwrap();
+        drop(listener);
+        let server = Box::new(ServerConfig::parse(&lives.to_string()).unwrap());
+        let listen = |answer| Command::Listen(server, answer);
+        theirs.shared.call(listen, patience, "listening").unwrap();
+        slot.wait(patience, "connecting").unwrap();
+    }
+
     /// A link that never stops sending is read in shares, turn by turn, however often the kernel
     /// says that there is more.
     #[test]
@@ -744,28 +824,14 @@ mod tests {
         let (commands, receiver) = crossbeam_channel::unbounded();
         let shared =
             Shared { commands, waker, awake: AtomicBool::new(false), stopped: OpSlot::new() };
-        let options = crate::node::NodeOptions {
-            identity: crate::link::Identity {
-                version: crate::protocol_version(),
-                node_id: "node".to_owned(),
-                deployment_name: String::new(),
-            },
-            gateway: crate::router::Gateway::Off,
-            binding: crate::identity::Binding::parse(None),
-        };
-        let node = Node::new(options, Box::new(crate::entropy::SystemEntropy));
-        let mut event_loop = EventLoop::new(node, poll, receiver, Arc::new(shared));
+        let mut event_loop =
+            EventLoop::new(node("node"), poll, receiver, Arc::new(shared), system());
 
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, _) = listener.accept().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let options = AcceptOptions {
-            require_header_mac: true,
-            negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
-            ping_after: Duration::ZERO,
-            ping_timeout: Duration::ZERO,
-        };
+        let options = AcceptOptions::from(&ServerConfig::parse("127.0.0.1:0").unwrap());
         let transport = event_loop.node.accept(options, now());
         let ours = Socket::new(TcpStream::from_std(ours), State::Open);
         event_loop.add_socket(transport, ours, now());

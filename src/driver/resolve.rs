@@ -2,23 +2,29 @@
 //! decision 29). Literal addresses never come here.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+/// What finds the addresses of a host. It may block.
+pub(super) type Resolver = Arc<dyn Fn(&str, u16) -> std::io::Result<Vec<SocketAddr>> + Send + Sync>;
+
+/// The system's.
+pub(super) fn system() -> Resolver {
+    Arc::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
+}
 
 /// Looks a name up and hands the addresses, or the reason why there are none, to `answer`.
 pub(super) fn resolve(
+    resolver: &Resolver,
     host: String,
     port: u16,
     answer: impl FnOnce(Result<Vec<SocketAddr>, String>) + Send + 'static,
 ) -> std::io::Result<()> {
+    let resolver = Arc::clone(resolver);
     let work = move || {
         super::event_loop::block_signals();
-        answer(match (host.as_str(), port).to_socket_addrs() {
-            Ok(found) => {
-                let found: Vec<SocketAddr> = found.collect();
-                match found.is_empty() {
-                    true => Err(format!("host {host:?} has no address")),
-                    false => Ok(found),
-                }
-            }
+        answer(match resolver(&host, port) {
+            Ok(found) if found.is_empty() => Err(format!("host {host:?} has no address")),
+            Ok(found) => Ok(found),
             Err(error) => Err(format!("host {host:?} is not known: {error}")),
         });
     };

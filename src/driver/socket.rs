@@ -3,15 +3,29 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::time::Instant;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use crate::node::TransportId;
+
+/// What the core wants to be connected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt {
+    pub(super) transport: TransportId,
+    /// For all addresses together.
+    pub(super) deadline: Option<Instant>,
+    /// Silence after which TCP is to ask whether the peer lives.
+    pub(super) keepalive: Option<Duration>,
+    /// Attempts that failed before.
+    pub(super) failures: u64,
+}
+
 /// How far a socket has come.
 pub(super) enum State {
-    /// Being connected, this address until `attempt`, all of them until `deadline`; these may be
-    /// tried after this one.
-    Connecting { attempt: Option<Instant>, deadline: Option<Instant>, others: VecDeque<SocketAddr> },
+    /// Being connected, this address at most until then; these may be tried after it.
+    Connecting { until: Option<Instant>, attempt: Attempt, others: VecDeque<SocketAddr> },
     /// Bytes flow.
     Open,
     /// The core has forgotten it: these bytes go out, then it is closed, at the latest then.
@@ -68,6 +82,13 @@ impl Socket {
             #[cfg(test)]
             bytes_read: 0,
         }
+    }
+
+    /// Has TCP ask whether the peer lives after so much silence.
+    pub(super) fn keep_alive(&self, silence: Duration) {
+        let secs = silence.as_secs().clamp(1, MAX_KEEPALIVE_SECS) as libc::c_int;
+        set_option(&self.stream, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1);
+        set_option(&self.stream, libc::IPPROTO_TCP, KEEPALIVE_TIME, secs);
     }
 
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Progress {
@@ -149,7 +170,7 @@ impl Socket {
     /// When the loop must look at the socket again, whatever happens.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Connecting { attempt, .. } => *attempt,
+            State::Connecting { until, .. } => *until,
             State::Open => None,
             State::Closing { deadline, .. } => Some(*deadline),
         }
@@ -161,22 +182,32 @@ impl Socket {
 /// each read.
 #[cfg(target_os = "linux")]
 fn acknowledge_at_once(stream: &TcpStream) {
-    use std::os::fd::AsRawFd;
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open, the value has the size that is given.
-    unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_QUICKACK,
-            (&raw const on).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        );
-    }
+    set_option(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1);
 }
 
 #[cfg(not(target_os = "linux"))]
 fn acknowledge_at_once(_: &TcpStream) {}
+
+/// The option with the time before TCP's first probe, and the longest that Linux takes.
+#[cfg(not(target_vendor = "apple"))]
+const KEEPALIVE_TIME: libc::c_int = libc::TCP_KEEPIDLE;
+#[cfg(target_vendor = "apple")]
+const KEEPALIVE_TIME: libc::c_int = libc::TCP_KEEPALIVE;
+const MAX_KEEPALIVE_SECS: u64 = 32_767;
+
+/// Sets an option of a socket; one that the system does not know changes nothing.
+fn set_option(stream: &TcpStream, level: libc::c_int, name: libc::c_int, value: libc::c_int) {
+    // SAFETY: the descriptor is open, the value has the size that is given.
+    unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -184,6 +215,28 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn tcp_itself_asks_whether_the_peer_lives_if_it_is_told_to() {
+        let option = |socket: &Socket, level, name| {
+            let (mut value, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as u32);
+            let at = (&raw mut value).cast();
+            // SAFETY: the descriptor is open, the value has the size that is given.
+            let rc =
+                unsafe { libc::getsockopt(socket.stream.as_raw_fd(), level, name, at, &mut len) };
+            assert_eq!(rc, 0);
+            value
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        for (silence, expected) in [(45_000, 45), (999, 1), (u64::MAX, 32_767)] {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = Socket::new(stream, State::Open);
+            assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+            socket.keep_alive(Duration::from_millis(silence));
+            assert_ne!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+            assert_eq!(option(&socket, libc::IPPROTO_TCP, KEEPALIVE_TIME), expected);
+        }
+    }
 
     /// A closing socket whose peer sends and sends, and never reads, is given up in shares.
     #[test]

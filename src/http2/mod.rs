@@ -118,6 +118,8 @@ pub struct Connection {
     farewell: Option<u32>,
     /// Our side of the stream has its head: data and trailers may follow.
     open: bool,
+    /// Data waits, see [`Connection::hold_back`].
+    holds_back: bool,
     error: Option<Error>,
 }
 
@@ -162,6 +164,7 @@ impl Connection {
             trailers: None,
             farewell: None,
             open: false,
+            holds_back: false,
             error: None,
         }
     }
@@ -216,6 +219,11 @@ impl Connection {
     /// back what was just appended is allowed.
     pub fn send_buffer(&mut self) -> &mut Vec<u8> {
         self.session.record_mut().queue.buffer()
+    }
+
+    /// Whether queued data waits, whatever the windows say. Control frames go on.
+    pub fn hold_back(&mut self, data: bool) {
+        self.holds_back = data;
     }
 
     /// Bytes of data that are not yet in a DATA frame.
@@ -296,7 +304,7 @@ impl Connection {
         let dead = self.error.is_some();
         loop {
             self.session.resume();
-            if let Err(code) = self.session.drain(out, limit, false) {
+            if let Err(code) = self.session.drain(out, limit, self.holds_back) {
                 self.give_up(code);
             }
             let more = self.send_trailers_if_due() | self.say_farewell_if_due();
@@ -320,7 +328,8 @@ impl Connection {
     /// peer's windows have room for.
     pub fn wants_write(&self) -> bool {
         let record = self.session.record();
-        let data = record.deferred && record.has_data() && self.session.has_window();
+        let data =
+            !self.holds_back && record.deferred && record.has_data() && self.session.has_window();
         !self.control.is_empty() || data || self.session.wants_write()
     }
 

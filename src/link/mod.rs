@@ -36,6 +36,19 @@ pub struct LinkConfig {
     pub ping_after: Duration,
     /// A PING that is not answered in this time ends the link.
     pub ping_timeout: Duration,
+    /// How old the link may become; `None`: any age.
+    pub age: Option<Age>,
+    /// A peer that takes nothing for this long, while data waits, is stuck.
+    pub stuck_timeout: Duration,
+}
+
+/// How old a link may become (spec 01 section 1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// The peer is told then, with GOAWAY, to make a new one.
+    pub limit: Duration,
+    /// And has so much more time for it, before this one is ended.
+    pub grace: Duration,
 }
 
 /// What a dialled link needs beyond that.
@@ -51,6 +64,8 @@ pub struct DialConfig {
     pub authority: String,
     /// Further headers of the request.
     pub headers: Vec<(String, String)>,
+    /// How long the head of the response may take.
+    pub response_timeout: Duration,
 }
 
 /// What a link says.
@@ -74,6 +89,9 @@ pub enum Event {
     },
     /// Bytes of this origin have left the outbound buffer.
     Taken(Origin, usize),
+    /// The node that we dialled will end the connection before long. The link goes on until then,
+    /// but another should take its place.
+    Leaving,
     /// The link is over. What is still in the outbound buffer should be flushed, then the byte
     /// stream closed.
     Closed(CloseReason),
@@ -143,6 +161,13 @@ pub struct Link {
     data_end: usize,
     heard: Instant,
     ping_sent: Option<Instant>,
+    born: Instant,
+    /// The peer was told that the link is old.
+    told_age: bool,
+    /// Replaced by another: nothing more is sent, and it ends then at the latest.
+    retired: Option<Instant>,
+    /// Nothing is sent yet: the link whose place it takes has not ended.
+    holds_back: bool,
     /// Over, but the HTTP/2 connection is still served: the peer may have something to read.
     lingers: bool,
     /// Bytes of the stream whose window is not given back yet.
@@ -163,7 +188,7 @@ impl Link {
         let agent = format!("libslim/{}", crate::VERSION);
         let head = grpc::request_head(&dial.scheme, &dial.authority, &agent, &dial.headers);
         let http2 = http2::Connection::client(&borrowed(&head));
-        let until = now.mono + limits::RESPONSE_HEAD_TIMEOUT;
+        let until = now.mono + dial.response_timeout;
         let state = State::AwaitResponse { until, exchange };
         Link::new(config, Some(dial), http2, state, now)
     }
@@ -196,6 +221,10 @@ impl Link {
             data_end: 0,
             heard: now.mono,
             ping_sent: None,
+            born: now.mono,
+            told_age: false,
+            retired: None,
+            holds_back: false,
             lingers: false,
             unconsumed: 0,
             held: 0,
@@ -252,8 +281,13 @@ impl Link {
 
     /// When [`Link::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let stuck = self.stuck_at();
-        let own = match &self.state {
+        let other = [self.stuck_at(), self.age_at(), self.retired];
+        other.into_iter().flatten().chain(self.state_until()).min()
+    }
+
+    /// When the state has lasted too long, or a PING is due or its answer.
+    fn state_until(&self) -> Option<Instant> {
+        match &self.state {
             State::AwaitRequest { until }
             | State::AwaitResponse { until, .. }
             | State::AwaitReply { until, .. }
@@ -264,8 +298,14 @@ impl Link {
                 None => self.heard + self.config.ping_after,
             }),
             State::Closed => None,
-        };
-        own.into_iter().chain(stuck).min()
+        }
+    }
+
+    /// When the peer is told that the link is old, then when it ends.
+    fn age_at(&self) -> Option<Instant> {
+        let age = self.config.age.filter(|_| self.is_up())?;
+        let told = self.born + age.limit;
+        Some(if self.told_age { told + age.grace } else { told })
     }
 
     /// When the peer counts as stuck; `None` while no data waits for it, or if it already does. A
@@ -274,20 +314,27 @@ impl Link {
     fn stuck_at(&self) -> Option<Instant> {
         let applies = self.dial.is_none() || self.connection_type != LinkConnectionType::Edge;
         let waits = self.is_up() && !self.is_stuck && self.data_waits();
-        (applies && waits).then(|| self.progress + limits::STUCK_RECEIVER_TIMEOUT)
+        (applies && waits).then(|| self.progress + self.config.stuck_timeout)
     }
 
     /// Whether DATA waits for the peer; control frames do not count.
     fn data_waits(&self) -> bool {
-        self.http2.queued() > 0 || self.out_head < self.data_end
+        !self.holds_back && self.http2.queued() > 0 || self.out_head < self.data_end
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        if self.stuck_at().is_some_and(|at| at <= now.mono) {
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now.mono);
+        if due(self.stuck_at()) {
             return self.on_stuck();
         }
-        if self.poll_timeout().is_none_or(|at| now.mono < at) {
+        if due(self.age_at()) {
+            return self.on_age();
+        }
+        if due(self.retired) {
+            return self.cancel("replaced by another link");
+        }
+        if !due(self.state_until()) {
             return;
         }
         match (&self.state, self.ping_sent) {
@@ -318,14 +365,38 @@ impl Link {
     fn on_stuck(&mut self) {
         if self.connection_type == LinkConnectionType::Edge {
             self.http2.goaway(0);
-            let secs = limits::STUCK_RECEIVER_TIMEOUT.as_secs();
-            return self.over(CloseReason::retry(format!("the peer took nothing for {secs} s")));
+            let time = self.config.stuck_timeout;
+            return self.over(CloseReason::retry(format!("the peer took nothing for {time:?}")));
         }
         log::warn!("a node takes nothing: messages for it are dropped");
         self.is_stuck = true;
         // Those who sent what waits here are not held up any longer; it may still get there.
         let events = &mut self.events;
         self.origins.forgive(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
+    }
+
+    /// An old link is announced to end, then ended.
+    fn on_age(&mut self) {
+        if std::mem::replace(&mut self.told_age, true) {
+            return self.close("the link has reached its greatest age");
+        }
+        self.http2.goaway(0);
+    }
+
+    /// Another link has taken the place of this one: what is queued goes out, then our side of the
+    /// stream ends. What the peer still sends is taken until it ends its own.
+    pub fn retire(&mut self, now: Now) {
+        if self.is_up() && self.retired.is_none() {
+            self.retired = Some(now.mono + limits::RETIRED_LINK);
+            self.http2.finish(None);
+        }
+    }
+
+    /// Whether frames wait until the link whose place this one takes has ended.
+    pub fn hold_back(&mut self, frames: bool, now: Now) {
+        self.holds_back = frames;
+        self.http2.hold_back(frames);
+        self.progress = now.mono;
     }
 
     /// Bytes of a message in transit: their window is given back when their target took them.
@@ -372,7 +443,7 @@ impl Link {
         limit: usize,
         now: Now,
     ) -> Result<(), FrameError> {
-        if !self.is_up() {
+        if !self.is_up() || self.retired.is_some() {
             return Err(FrameError::Invalid("the link is not up"));
         }
         if self.is_stuck && matches!(origin, Origin::Transit(_) | Origin::Fanout(_)) {
@@ -419,7 +490,7 @@ impl Link {
         self.begin_waiting(now);
         if self.origins.own() >= limits::WAITING_ACKS {
             log::debug!("an acknowledgement was dropped: too many wait");
-        } else if self.is_up() {
+        } else if self.is_up() && self.retired.is_none() {
             let message_type = Some(crate::wire::MessageType::SubscriptionAck(ack));
             self.send_message(Message { message_type, ..Message::default() });
         }
@@ -548,6 +619,10 @@ impl Link {
                 self.over(CloseReason::retry("the client left before it asked for anything"));
             }
             http2::Event::GoAway { code, .. } => {
+                // The stream is none the worse for it (spec 01 section 1.3).
+                if code == 0 && self.dial.is_some() && self.is_up() {
+                    self.events.push_back(Event::Leaving);
+                }
                 log::debug!("the peer announced the end of the connection (code {code})");
             }
             http2::Event::PingAck => {}
@@ -711,6 +786,7 @@ impl Link {
     fn cancel(&mut self, text: &str) {
         const CANCEL: u32 = 8;
         // What was sent before the end goes first, as far as the peer takes it.
+        self.http2.hold_back(false);
         self.fill_output(usize::MAX);
         self.http2.reset(CANCEL);
         self.http2.goaway(0);
@@ -727,6 +803,8 @@ impl Link {
     fn over(&mut self, reason: CloseReason) {
         if !self.is_closed() {
             self.state = State::Closed;
+            self.retired = None;
+            self.http2.hold_back(false);
             let events = &mut self.events;
             self.origins.drop_all(|origin, bytes| events.push_back(Event::Taken(origin, bytes)));
             self.events.push_back(Event::Closed(reason));

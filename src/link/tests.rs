@@ -27,6 +27,8 @@ fn config(strict: bool) -> LinkConfig {
         negotiation_timeout: Duration::from_secs(5),
         ping_after: Duration::from_secs(120),
         ping_timeout: Duration::from_secs(20),
+        age: None,
+        stuck_timeout: limits::STUCK_RECEIVER_TIMEOUT,
     }
 }
 
@@ -37,6 +39,8 @@ struct Bench {
     peer_events: Vec<http2::Event>,
     messages: Vec<Message>,
     decoder: grpc::Decoder,
+    /// What our dialler gave for the key.
+    public_key: Vec<u8>,
     events: Vec<Event>,
     /// The messages of the frames among them.
     received: Vec<Message>,
@@ -63,6 +67,7 @@ impl Bench {
             scheme: "http".to_owned(),
             authority: "h:1".to_owned(),
             headers: Vec::new(),
+            response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
         };
         let link = Link::dial(config(strict), dial, now(), &mut SeededEntropy::new(2));
         let mut bench = Bench::new(link, http2::Connection::server());
@@ -70,7 +75,7 @@ impl Bench {
         assert!(bench.messages.is_empty(), "nothing before the response head");
         bench.peer.respond(&grpc::response_head(), false);
         bench.exchange();
-        assert_eq!(bench.messages.len(), 1);
+        bench.public_key = bench.reply().unwrap().link_ecdh_public_key.clone();
         bench
     }
 
@@ -81,6 +86,7 @@ impl Bench {
             peer_events: Vec::new(),
             messages: Vec::new(),
             decoder: grpc::Decoder::new(),
+            public_key: Vec::new(),
             events: Vec::new(),
             received: Vec::new(),
             entropy: SeededEntropy::new(1),
@@ -372,6 +378,112 @@ fn the_end_of_a_stream_says_whether_to_dial_again() {
     assert_eq!(bench.status(), Some(("0".to_owned(), String::new())));
 }
 
+/// A dialled link that is up.
+fn dialled() -> Bench {
+    let mut bench = Bench::dialler(true);
+    bench.send(&negotiation(LinkNegotiationPayload { is_reply: true, ..request() }));
+    assert!(bench.link.is_up());
+    bench.messages.clear();
+    bench
+}
+
+impl Bench {
+    fn is_leaving(&self) -> bool {
+        self.events.iter().any(|event| matches!(event, Event::Leaving))
+    }
+
+    fn goaway(&self) -> bool {
+        self.peer_events.iter().any(|event| matches!(event, http2::Event::GoAway { code: 0, .. }))
+    }
+}
+
+#[test]
+fn spec01_18_goaway_alone_ends_nothing_but_says_that_the_end_is_near() {
+    let mut bench = dialled();
+    bench.peer.goaway(0);
+    bench.exchange();
+    assert!(bench.is_leaving() && bench.closed().is_none() && bench.link.is_up());
+    bench.queue(1000, Origin::Link);
+    bench.exchange();
+    assert_eq!(bench.messages.len(), 1);
+    // An error of the connection is no announcement, and to an acceptor it means nothing.
+    let mut bench = dialled();
+    bench.peer.goaway(11);
+    bench.exchange();
+    assert!(!bench.is_leaving() && bench.link.is_up());
+    let mut bench = up(true).0;
+    bench.peer.goaway(0);
+    bench.exchange();
+    assert!(!bench.is_leaving() && bench.link.is_up());
+}
+
+#[test]
+fn an_acceptor_announces_the_end_of_an_old_link_then_ends_it() {
+    let millisecond = Duration::from_millis(1);
+    let age = Age { limit: Duration::from_secs(7200), grace: Duration::from_secs(300) };
+    let config = LinkConfig { age: Some(age), ping_after: Duration::ZERO, ..config(true) };
+    let head = grpc::request_head("http", "h:1", "test", &[]);
+    let peer = http2::Connection::client(&borrowed(&head));
+    let mut bench = Bench::new(Link::accept(config, now()), peer);
+    let start = bench.link.born;
+    bench.exchange();
+    bench.send(&negotiation(request()));
+    bench.messages.clear();
+    let at = |bench: &mut Bench, age: Duration| {
+        bench.now.mono = start + age;
+        bench.link.handle_timeout(bench.now);
+    };
+    assert_eq!(bench.link.poll_timeout(), Some(start + age.limit));
+    at(&mut bench, age.limit - millisecond);
+    bench.exchange();
+    assert!(!bench.goaway());
+    at(&mut bench, age.limit);
+    bench.exchange();
+    assert!(bench.goaway() && bench.closed().is_none());
+    assert_eq!(bench.link.poll_timeout(), Some(start + age.limit + age.grace));
+    at(&mut bench, age.limit + age.grace - millisecond);
+    // What is queued goes out before the end.
+    bench.queue(1000, Origin::Link);
+    assert!(bench.closed().is_none());
+    at(&mut bench, age.limit + age.grace);
+    bench.exchange();
+    assert_eq!(bench.messages.len(), 1);
+    assert_eq!(bench.status(), Some(("0".to_owned(), String::new())));
+    assert!(bench.closed().unwrap().text.contains("greatest age"));
+}
+
+#[test]
+fn a_replaced_link_sends_what_is_queued_and_takes_what_still_comes() {
+    let mut bench = dialled();
+    bench.queue(1000, Origin::Link);
+    bench.link.retire(bench.now);
+    let (mut frame, now) = (Frame::new(Box::new(publish(header()))), bench.now);
+    let late = bench.link.send(&mut frame, None, Origin::Link, usize::MAX, now);
+    assert!(late.is_err(), "what is new goes over the other link");
+    bench.exchange();
+    assert_eq!(bench.messages.len(), 1);
+    assert!(bench.peer_events.contains(&http2::Event::EndOfStream));
+    let key = exchange_key().agree(&bench.public_key, ID).unwrap();
+    let mut header = header();
+    header.header_mac = Some(key.mac(&header).to_vec());
+    bench.send(&publish(header));
+    assert_eq!(bench.frames(), 1);
+    bench.peer.finish(Some(&[("grpc-status", "0")]));
+    bench.exchange();
+    assert!(bench.closed().is_some());
+    assert_eq!(bench.link.poll_timeout(), None);
+
+    // A node that does not end its side is not waited for without end.
+    let mut bench = dialled();
+    bench.link.config.ping_after = Duration::ZERO;
+    bench.link.retire(bench.now);
+    bench.exchange();
+    bench.pass(limits::RETIRED_LINK.as_secs() - 1);
+    assert!(bench.closed().is_none());
+    bench.pass(1);
+    assert!(bench.closed().is_some());
+}
+
 #[test]
 fn refusals_at_the_door_are_authentication_errors() {
     for status in ["401", "403"] {
@@ -381,6 +493,7 @@ fn refusals_at_the_door_are_authentication_errors() {
             scheme: "http".to_owned(),
             authority: "h:1".to_owned(),
             headers: Vec::new(),
+            response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
         };
         let link = Link::dial(config(true), dial, now(), &mut SeededEntropy::new(2));
         let mut bench = Bench::new(link, http2::Connection::server());

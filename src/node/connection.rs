@@ -1,19 +1,21 @@
 //! Connections: dialling, coming up, loss, dialling again (spec 01 sections 1.5 and 6).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{dial_host, Node, Output, Timer, TransportId, Value};
+use super::{Node, Output, Timer, TransportId, Value};
 use crate::clock::Now;
 use crate::config::{ClientConfig, ConnectionType};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::link::{CloseReason, DialConfig, Event, Link, LinkConfig};
 use crate::router::{ConnectionId, ConnectionKind};
 use crate::session::OpId;
-use crate::wire::LinkConnectionType;
+use crate::wire::{FrameKind, LinkConnectionType};
 
 /// A connection to another node or app. One that we dialled lives until it is closed, whatever
 /// becomes of its transports.
 pub(super) struct Connection {
+    /// The one that is used, or is to be.
     pub(super) transport: Option<TransportId>,
     dialled: Option<Dialled>,
     up: bool,
@@ -33,15 +35,37 @@ struct Dialled {
     failures: u64,
     up_since: Option<Instant>,
     retry_at: Option<Instant>,
+    /// To take the place of a link that its acceptor will end before long: being made.
+    successor: Option<TransportId>,
+    /// The link whose place was taken, as long as it has not ended: until then nothing goes over the
+    /// new one, so that nothing overtakes anything.
+    predecessor: Option<TransportId>,
     /// The call that waits for it to come up the first time.
     waiting: Option<(OpId, Option<Instant>)>,
     last_error: Option<String>,
 }
 
+impl Dialled {
+    /// The pause before the next attempt: none after a link that lasted.
+    fn pause(&mut self, lasted: Option<Duration>, random: u32) -> Option<Duration> {
+        if lasted.is_some_and(|time| time >= limits::STABLE_LINK) {
+            self.failures = 0;
+            return Some(Duration::ZERO);
+        }
+        self.failures += 1;
+        self.config.backoff.delay(self.failures, random)
+    }
+
+    /// How long the link has been up.
+    fn lasted(&self, now: Now) -> Option<Duration> {
+        self.up_since.map(|since| now.mono.saturating_duration_since(since))
+    }
+}
+
 impl Node {
     /// Dials another node. `op` is answered when the link is usable, when trying on makes no
     /// sense, or at `deadline`. A link that is lost later is made again under the same number.
-    pub fn connect(&mut self, config: ClientConfig, op: OpId, deadline: Option<Instant>, now: Now) {
+    pub fn connect(&mut self, config: ClientConfig, op: OpId, deadline: Option<Instant>) {
         let id = self.router.number();
         let link_id = config.link_id.clone().unwrap_or_else(|| self.entropy.uuid_v4());
         let dialled = Dialled {
@@ -50,12 +74,14 @@ impl Node {
             failures: 0,
             up_since: None,
             retry_at: None,
+            successor: None,
+            predecessor: None,
             waiting: Some((op, deadline)),
             last_error: None,
         };
         let connection = Connection { transport: None, dialled: Some(dialled), up: false };
         self.connections.insert(id, connection);
-        self.dial(id, now);
+        self.dial(id);
         self.arm(id);
     }
 
@@ -64,18 +90,21 @@ impl Node {
         let Some(connection) = self.connections.get(&id) else {
             return Err(Error::NotFound(format!("connection not found: {id}")));
         };
+        let dialled = connection.dialled.as_ref();
+        let others = dialled.map_or([None; 2], |dialled| [dialled.successor, dialled.predecessor]);
         let (transport, stopping) = (connection.transport, self.stopping);
-        match transport {
-            Some(transport) => {
-                match self.link(transport) {
-                    Some(link) if stopping => link.drain("the node stops"),
-                    Some(link) => link.close("closed by this side"),
-                    None => self.close_transport(transport),
-                }
-                self.forget(id, &CloseReason::last("the connection was closed"), now);
-                self.after_link(transport, now);
+        let transports: Vec<TransportId> =
+            others.into_iter().chain([transport]).flatten().collect();
+        for transport in &transports {
+            match self.link(*transport) {
+                Some(link) if stopping => link.drain("the node stops"),
+                Some(link) => link.close("closed by this side"),
+                None => self.close_transport(*transport),
             }
-            None => self.forget(id, &CloseReason::last("the connection was closed"), now),
+        }
+        self.forget(id, &CloseReason::last("the connection was closed"), now);
+        for transport in transports {
+            self.after_link(transport, now);
         }
         self.settle(now);
         Ok(())
@@ -99,9 +128,11 @@ impl Node {
         let link = LinkConfig {
             identity: self.options.identity.clone(),
             require_header_mac: config.require_header_mac,
-            negotiation_timeout: crate::limits::NEGOTIATION_TIMEOUT,
+            negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
             ping_after,
             ping_timeout,
+            age: None,
+            stuck_timeout: self.options.stuck_receiver_timeout,
         };
         let dial = DialConfig {
             link_id: dialled.link_id.clone(),
@@ -112,6 +143,10 @@ impl Node {
             scheme: "http".to_owned(),
             authority: config.endpoint.authority(),
             headers: config.headers.clone(),
+            response_timeout: match config.request_timeout {
+                Duration::ZERO => limits::RESPONSE_HEAD_TIMEOUT,
+                limit => limit,
+            },
         };
         let link = Link::dial(link, dial, now, &mut *self.entropy);
         if let Some(entry) = self.transports.get_mut(&transport) {
@@ -124,19 +159,28 @@ impl Node {
     pub fn handle_connect_failed(&mut self, transport: TransportId, cause: &str, now: Now) {
         let Some(gone) = self.transports.remove(&transport) else { return };
         if let Some(id) = gone.connection {
-            self.lost(id, CloseReason::retry(cause), now);
+            self.lost(id, transport, CloseReason::retry(cause), now);
         }
     }
 
-    fn dial(&mut self, id: ConnectionId, _now: Now) {
+    fn dial(&mut self, id: ConnectionId) {
         let transport = self.new_transport(None, Some(id));
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(dialled) = &mut connection.dialled else { return };
-        connection.transport = Some(transport);
+        match connection.up {
+            true => dialled.successor = Some(transport),
+            false => connection.transport = Some(transport),
+        }
         dialled.retry_at = None;
-        let (host, port) = dial_host(&dialled.config);
-        let timeout = Some(dialled.config.connect_timeout).filter(|limit| !limit.is_zero());
-        self.outputs.push_back(Output::Dial { transport, host, port, timeout });
+        let config = &dialled.config;
+        self.outputs.push_back(Output::Dial {
+            transport,
+            host: config.endpoint.host.clone(),
+            port: config.endpoint.port,
+            timeout: Some(config.connect_timeout).filter(|limit| !limit.is_zero()),
+            keepalive: config.keepalive.as_ref().map(|keepalive| keepalive.tcp_keepalive),
+            failures: dialled.failures,
+        });
     }
 
     fn arm(&mut self, id: ConnectionId) {
@@ -167,9 +211,46 @@ impl Node {
             }
         }
         if dialled.retry_at.is_some_and(|at| at <= now.mono) {
-            self.dial(id, now);
+            self.dial(id);
         }
         self.arm(id);
+    }
+
+    /// An acceptor will end our link before long: another is made beside it, to take its place.
+    fn replace_link(&mut self, id: ConnectionId, transport: TransportId, now: Now) {
+        let random = self.entropy.next_u32();
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(dialled) = &mut connection.dialled else { return };
+        let busy = dialled.successor.is_some()
+            || dialled.predecessor.is_some()
+            || dialled.retry_at.is_some();
+        if connection.transport != Some(transport) || busy {
+            return;
+        }
+        log::info!("connection {id}: its node will end the link, a new one is made");
+        let lasted = dialled.lasted(now);
+        dialled.retry_at = dialled.pause(lasted, random).map(|pause| now.mono + pause);
+        self.arm(id);
+    }
+
+    /// A link that is up is used: at once, or when the one before it has ended.
+    fn take_over(&mut self, id: ConnectionId, now: Now) {
+        let Some(Connection { transport: Some(transport), up: true, dialled: Some(dialled) }) =
+            self.connections.get(&id)
+        else {
+            return;
+        };
+        let (transport, waits) = (*transport, dialled.predecessor);
+        let Some(link) = self.link(transport) else { return };
+        link.hold_back(waits.is_some(), now);
+        self.mark_dirty(transport);
+        let Some(old) = waits else { return self.replay_subscriptions(id, now) };
+        if let Some(link) = self.link(old) {
+            link.retire(now);
+            let at = link.poll_timeout();
+            self.timers.set(Timer::Transport(old), at);
+            self.mark_dirty(old);
+        }
     }
 
     /// Does what a link says after it was given something.
@@ -199,9 +280,17 @@ impl Node {
                 }
                 (Event::Frame { body, parsed }, Some(from)) => {
                     let bytes = body.of(fed);
-                    self.on_frame(from, parsed.on(bytes), bytes.len(), now);
+                    let frame = parsed.on(bytes);
+                    let replaced = self.transport_of(from) != Some(transport);
+                    match frame.kind() {
+                        // What is subscribed over a link that ends is not worth an answer.
+                        FrameKind::Subscribe | FrameKind::Unsubscribe if replaced => {}
+                        _ => self.on_frame(from, frame, bytes.len(), now),
+                    }
                 }
                 (Event::Frame { .. }, None) => {}
+                (Event::Leaving, Some(id)) => self.replace_link(id, transport, now),
+                (Event::Leaving, None) => {}
                 (Event::Taken(origin, bytes), _) => self.taken(origin, bytes, now),
                 (Event::Closed(reason), _) => return self.link_closed(transport, reason, now),
             }
@@ -238,8 +327,12 @@ impl Node {
             return log::info!("connection {id}: accepted from node {node_id:?} ({kind:?})");
         };
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.up = true;
+        let was_up = std::mem::replace(&mut connection.up, true);
         let Some(dialled) = &mut connection.dialled else { return };
+        if dialled.successor == Some(transport) {
+            dialled.successor = None;
+            dialled.predecessor = connection.transport.replace(transport);
+        }
         dialled.last_error = None;
         dialled.up_since = Some(now.mono);
         self.router.attach(
@@ -254,9 +347,10 @@ impl Node {
         self.arm(id);
         match waiting {
             Some((op, _)) => self.done(Some(op), Ok(Value::Connection(id))),
+            None if was_up => self.router.forget_subscriptions(id),
             None => self.tell_apps(id, true, now),
         }
-        self.replay_subscriptions(id, now);
+        self.take_over(id, now);
     }
 
     /// A link is over: its transport is closed, what depends on it told.
@@ -272,13 +366,13 @@ impl Node {
                 entry.lingers = true;
                 entry.connection = None;
                 // A node that ends waits for its peers as long as its driver lets it.
-                let until = (!self.stopping).then(|| now.mono + crate::limits::LINGER);
+                let until = (!self.stopping).then(|| now.mono + limits::LINGER);
                 self.timers.set(Timer::Transport(transport), until);
             }
             _ => self.close_transport(transport),
         }
         if let Some(id) = connection {
-            self.lost(id, reason, now);
+            self.lost(id, transport, reason, now);
         }
     }
 
@@ -289,32 +383,47 @@ impl Node {
         self.outputs.push_back(Output::Close { transport, bytes });
     }
 
-    /// A connection has no transport any more.
-    fn lost(&mut self, id: ConnectionId, reason: CloseReason, now: Now) {
+    /// A connection has lost a transport.
+    fn lost(&mut self, id: ConnectionId, transport: TransportId, reason: CloseReason, now: Now) {
         let random = self.entropy.next_u32();
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.transport = None;
-        let was_up = std::mem::replace(&mut connection.up, false);
         let Some(dialled) = &mut connection.dialled else {
             return self.forget(id, &reason, now);
         };
+        if dialled.successor == Some(transport) {
+            dialled.successor = None;
+            // What it was to replace is still there.
+            dialled.retry_at = dialled.pause(None, random).map(|pause| now.mono + pause);
+            return self.arm(id);
+        }
+        if dialled.predecessor == Some(transport) {
+            dialled.predecessor = None;
+            return self.take_over(id, now);
+        }
+        if connection.transport != Some(transport) {
+            return; // replaced before
+        }
+        // The successor, if one is being made, is waited for.
+        connection.transport = dialled.successor.take();
+        let was_up = std::mem::replace(&mut connection.up, false);
         dialled.last_error = Some(reason.text.clone());
-        if !reason.retry {
+        if connection.transport.is_some() {
+            dialled.up_since = None;
+        } else if reason.retry {
+            // The first attempt after a loss is made at once, unless it had only just come up.
+            let lasted = dialled.lasted(now);
+            dialled.up_since = None;
+            let Some(pause) = dialled.pause(lasted, random) else {
+                return self.forget(id, &reason, now);
+            };
+            dialled.retry_at = Some(now.mono + pause);
+            log::info!("connection {id}: {reason}; dialling again in {pause:?}");
+        } else {
             return self.forget(id, &reason, now);
         }
-        // The first attempt after a loss is made at once, unless it had only just come up.
-        let lasted = dialled.up_since.take().map(|since| now.mono - since);
-        let delay = if lasted.is_some_and(|time| time >= crate::limits::STABLE_LINK) {
-            dialled.failures = 0;
-            Some(std::time::Duration::ZERO)
-        } else {
-            dialled.failures += 1;
-            dialled.config.backoff.delay(dialled.failures, random)
-        };
-        let Some(delay) = delay else { return self.forget(id, &reason, now) };
-        dialled.retry_at = Some(now.mono + delay);
-        log::info!("connection {id}: {reason}; dialling again in {delay:?}");
         self.arm(id);
+        // What the other side had subscribed it will subscribe anew.
+        self.router.forget_subscriptions(id);
         if was_up {
             self.tell_apps(id, false, now);
         }

@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::clock::{Now, Timers};
-use crate::config::ClientConfig;
+use crate::config::ServerConfig;
 use crate::entropy::Entropy;
 use crate::error::{Error, Result};
 use crate::identity::{Binding, Provider, Verifier};
 use crate::limits;
-use crate::link::{Identity, Link, LinkConfig, Origin};
+use crate::link::{Age, Identity, Link, LinkConfig, Origin};
 use crate::name::Name;
 use crate::router::{ConnectionId, ConnectionKind, Gateway, Router};
 use crate::session::app::{App, Output as AppOutput};
@@ -40,6 +40,9 @@ pub struct NodeOptions {
     pub gateway: Gateway,
     /// What happens to messages that do not fit their sender's identity.
     pub binding: Binding,
+    /// A link that takes nothing for this long, while data waits, is stuck: one to an app is cut, to
+    /// one between nodes nothing is forwarded until it moves again.
+    pub stuck_receiver_timeout: Duration,
 }
 
 /// How links that are dialled from outside behave: those of one listener.
@@ -53,6 +56,24 @@ pub struct AcceptOptions {
     pub ping_after: Duration,
     /// And must be answered in this time.
     pub ping_timeout: Duration,
+    /// How old they may become.
+    pub age: Option<Age>,
+}
+
+impl From<&ServerConfig> for AcceptOptions {
+    fn from(config: &ServerConfig) -> AcceptOptions {
+        let keepalive = &config.keepalive;
+        AcceptOptions {
+            require_header_mac: config.require_header_mac,
+            negotiation_timeout: config.negotiation_timeout,
+            ping_after: keepalive.time,
+            ping_timeout: keepalive.timeout,
+            age: Some(Age {
+                limit: keepalive.max_connection_age,
+                grace: keepalive.max_connection_age_grace,
+            }),
+        }
+    }
 }
 
 /// What a node wants of the world.
@@ -69,6 +90,11 @@ pub enum Output {
         port: u16,
         /// A limit for one attempt, if there is one.
         timeout: Option<Duration>,
+        /// Silence after which TCP itself is to ask whether the peer lives; `None`: never.
+        keepalive: Option<Duration>,
+        /// Attempts that failed before: one of several addresses may be dead though it can be
+        /// connected to, so each attempt begins with another.
+        failures: u64,
     },
     /// Write what the transport still has, then close it. The node has forgotten it.
     Close {
@@ -220,6 +246,8 @@ impl Node {
             negotiation_timeout: options.negotiation_timeout,
             ping_after: options.ping_after,
             ping_timeout: options.ping_timeout,
+            age: options.age,
+            stuck_timeout: self.options.stuck_receiver_timeout,
         };
         let id = self.new_transport(Some(Link::accept(config, now)), None);
         match self.stopping {
@@ -569,9 +597,4 @@ impl From<AppOutput> for Option<Output> {
             AppOutput::Ended(key, reason) => Output::Ended(key, reason),
         })
     }
-}
-
-/// What dialling needs of a client's configuration.
-fn dial_host(config: &ClientConfig) -> (String, u16) {
-    (config.endpoint.host.clone(), config.endpoint.port)
 }

@@ -165,14 +165,14 @@ impl Node {
     /// Messages of local apps to `name` go over this connection from now on (spec 02 section 7).
     pub fn set_route(&mut self, name: &Name, connection: ConnectionId) -> Result<()> {
         self.check_connection(connection)?;
-        let result = self.router.subscribe(connection, name.encoded(), 0);
+        let result = self.router.set_route(connection, name.encoded());
         result.map_err(|error| Error::NotFound(error.to_string()))
     }
 
     /// Takes a route back.
     pub fn remove_route(&mut self, name: &Name, connection: ConnectionId) -> Result<()> {
         self.check_connection(connection)?;
-        let result = self.router.unsubscribe(connection, name.encoded(), 0);
+        let result = self.router.remove_route(connection, name.encoded());
         result.map_err(|error| Error::NotFound(format!("{error}: route to {name}")))
     }
 

@@ -11,7 +11,12 @@ fn node() -> Node {
         node_id: "node".to_owned(),
         deployment_name: String::new(),
     };
-    let options = NodeOptions { identity, gateway: Gateway::Auto, binding: Binding::parse(None) };
+    let options = NodeOptions {
+        identity,
+        gateway: Gateway::Auto,
+        binding: Binding::parse(None),
+        stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+    };
     Node::new(options, Box::new(SeededEntropy::new(1)))
 }
 
@@ -24,6 +29,7 @@ const ACCEPT: AcceptOptions = AcceptOptions {
     negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
     ping_after: Duration::from_secs(120),
     ping_timeout: Duration::from_secs(20),
+    age: None,
 };
 
 #[test]

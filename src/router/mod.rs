@@ -8,7 +8,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::fmt;
 
-pub use table::{Preference, Table, TableError, NEAREST_FIRST};
+pub use table::{Preference, Reason, Table, TableError, NEAREST_FIRST};
 
 use crate::name::EncodedName;
 
@@ -82,15 +82,6 @@ impl Router {
         id
     }
 
-    /// Changes the kind of a connection that has no subscriptions yet: a link learns it in its
-    /// negotiation.
-    pub fn set_kind(&mut self, connection: ConnectionId, kind: ConnectionKind) {
-        if self.kinds.get(&connection).is_some_and(|old| *old != kind) {
-            self.table.drop_connection(connection, self.kinds[&connection]);
-            self.kinds.insert(connection, kind);
-        }
-    }
-
     /// What is on the other side of a connection.
     pub fn kind(&self, connection: ConnectionId) -> Option<ConnectionKind> {
         self.kinds.get(&connection).copied()
@@ -103,14 +94,37 @@ impl Router {
         }
     }
 
-    /// Forgets the routes of a connection that stays.
-    pub fn forget_routes(&mut self, connection: ConnectionId) {
+    /// Forgets what the other side of a connection has subscribed: its link is gone. Routes stay.
+    pub fn forget_subscriptions(&mut self, connection: ConnectionId) {
         if let Some(kind) = self.kind(connection) {
-            self.table.drop_connection(connection, kind);
+            self.table.drop_subscriptions(connection, kind);
         }
     }
 
-    /// Messages to `name` may go to `connection` from now on.
+    /// Messages to `name` go to `connection` because this side wants it so, whatever the other side
+    /// subscribes. Set again, it is the same route.
+    pub fn set_route(
+        &mut self,
+        connection: ConnectionId,
+        name: EncodedName,
+    ) -> Result<(), RouteError> {
+        let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
+        self.table.subscribe(connection, kind, name, Reason::Route)?;
+        Ok(())
+    }
+
+    /// Takes a route back; what the other side subscribed stays.
+    pub fn remove_route(
+        &mut self,
+        connection: ConnectionId,
+        name: EncodedName,
+    ) -> Result<(), RouteError> {
+        let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
+        self.table.unsubscribe(connection, kind, name, Reason::Route)?;
+        Ok(())
+    }
+
+    /// Messages to `name` may go to `connection` from now on: its other side subscribed it.
     pub fn subscribe(
         &mut self,
         connection: ConnectionId,
@@ -118,7 +132,7 @@ impl Router {
         subscription_id: u64,
     ) -> Result<(), RouteError> {
         let kind = self.kind(connection).ok_or(RouteError::ConnectionNotFound(connection))?;
-        self.table.subscribe(connection, kind, name, subscription_id)?;
+        self.table.subscribe(connection, kind, name, Reason::Subscribed(subscription_id))?;
         Ok(())
     }
 
@@ -135,7 +149,7 @@ impl Router {
         let replayed = ids.next() == Some(0) && ids.next().is_none();
         drop(ids);
         let id = if replayed { 0 } else { subscription_id };
-        self.table.unsubscribe(connection, kind, name, id)?;
+        self.table.unsubscribe(connection, kind, name, Reason::Subscribed(id))?;
         Ok(())
     }
 

@@ -27,12 +27,21 @@ pub struct Table {
     records: HashMap<ConnectionId, Record>,
 }
 
+/// Why a name leads to a connection. One name may for several reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The other side subscribed it under this number.
+    Subscribed(u64),
+    /// This side set a route.
+    Route,
+}
+
 /// What one connection has subscribed.
 #[derive(Debug, Default)]
 struct Record {
-    /// Its names (three hashes, then the id) with the numbers under which it subscribed each.
-    names: HashMap<[u64; 3], HashMap<NameId, HashSet<u64>>>,
-    /// Numbers in all of it.
+    /// Its names (three hashes, then the id) with the reasons for each.
+    names: HashMap<[u64; 3], HashMap<NameId, HashSet<Reason>>>,
+    /// Subscriptions in all of it, routes left out.
     count: usize,
 }
 
@@ -48,24 +57,25 @@ impl Table {
         Table { preference, prefixes: HashMap::new(), records: HashMap::new() }
     }
 
-    /// Adds a subscription. `true`: this is the first connection of its kind for the name.
+    /// Adds a subscription or a route. `true`: this is the first connection of its kind for the name.
     ///
-    /// Fails when the connection has [`limits::SUBSCRIPTIONS`] of them.
+    /// Fails when the connection has [`limits::SUBSCRIPTIONS`] subscriptions.
     pub fn subscribe(
         &mut self,
         connection: ConnectionId,
         kind: ConnectionKind,
         name: EncodedName,
-        subscription_id: u64,
+        reason: Reason,
     ) -> Result<bool, TableError> {
+        let counts = usize::from(reason != Reason::Route);
         let record = self.records.entry(connection).or_default();
-        let full = record.count >= limits::SUBSCRIPTIONS;
-        if full && !record.has(name, subscription_id) {
+        let full = record.count + counts > limits::SUBSCRIPTIONS;
+        if full && !record.has(name, reason) {
             return Err(TableError::TooManySubscriptions);
         }
-        let ids = record.names.entry(name.components).or_default().entry(name.id).or_default();
-        let known = !ids.is_empty();
-        record.count += usize::from(ids.insert(subscription_id));
+        let reasons = record.names.entry(name.components).or_default().entry(name.id).or_default();
+        let known = !reasons.is_empty();
+        record.count += if reasons.insert(reason) { counts } else { 0 };
         if known {
             return Ok(false);
         }
@@ -74,27 +84,30 @@ impl Table {
         Ok(prefix.ids.entry(name.id).or_default().add(connection, kind))
     }
 
-    /// Takes a subscription back. `true`: no connection of its kind is left for the name.
+    /// Takes a subscription or a route back. `true`: no connection of its kind is left for the name.
     pub fn unsubscribe(
         &mut self,
         connection: ConnectionId,
         kind: ConnectionKind,
         name: EncodedName,
-        subscription_id: u64,
+        reason: Reason,
     ) -> Result<bool, TableError> {
         let prefix = self.prefixes.get(&name.components).ok_or(TableError::SubscriptionNotFound)?;
         if !prefix.ids.contains_key(&name.id) {
             return Err(TableError::IdNotFound(name.id));
         }
-        let unknown = TableError::SubscriptionIdNotFound(subscription_id);
+        let unknown = match reason {
+            Reason::Subscribed(number) => TableError::SubscriptionIdNotFound(number),
+            Reason::Route => TableError::RouteNotFound,
+        };
         let record = self.records.get_mut(&connection).ok_or_else(|| unknown.clone())?;
         let names = record.names.get_mut(&name.components).ok_or_else(|| unknown.clone())?;
-        let ids = names.get_mut(&name.id).ok_or_else(|| unknown.clone())?;
-        if !ids.remove(&subscription_id) {
+        let reasons = names.get_mut(&name.id).ok_or_else(|| unknown.clone())?;
+        if !reasons.remove(&reason) {
             return Err(unknown);
         }
-        record.count -= 1;
-        if !ids.is_empty() {
+        record.count -= usize::from(reason != Reason::Route);
+        if !reasons.is_empty() {
             return Ok(false);
         }
         names.remove(&name.id);
@@ -108,7 +121,7 @@ impl Table {
         Ok(self.forget(connection, kind, name, last_id))
     }
 
-    /// The ids under which a connection subscribed a name.
+    /// The numbers under which the other side of a connection subscribed a name.
     pub fn subscription_ids(
         &self,
         connection: ConnectionId,
@@ -119,7 +132,27 @@ impl Table {
             .and_then(|record| record.names.get(&name.components)?.get(&name.id))
             .into_iter()
             .flatten()
-            .copied()
+            .filter_map(|reason| match reason {
+                Reason::Subscribed(number) => Some(*number),
+                Reason::Route => None,
+            })
+    }
+
+    /// Forgets what the other side of a connection subscribed; routes stay.
+    pub fn drop_subscriptions(&mut self, connection: ConnectionId, kind: ConnectionKind) {
+        let routes: Vec<EncodedName> = match self.records.get(&connection) {
+            Some(record) => record
+                .each()
+                .filter(|(_, reasons)| reasons.contains(&Reason::Route))
+                .map(|(name, _)| name)
+                .collect(),
+            None => return,
+        };
+        self.drop_connection(connection, kind);
+        for name in routes {
+            // Routes are not limited.
+            let _ = self.subscribe(connection, kind, name, Reason::Route);
+        }
     }
 
     /// Forgets everything of a connection; the names that it had are returned.
@@ -128,13 +161,8 @@ impl Table {
         connection: ConnectionId,
         kind: ConnectionKind,
     ) -> Vec<EncodedName> {
-        let names = self.records.remove(&connection).unwrap_or_default().names;
-        let mut lost: Vec<EncodedName> = names
-            .into_iter()
-            .flat_map(|(components, ids)| {
-                ids.into_keys().map(move |id| EncodedName { components, id })
-            })
-            .collect();
+        let record = self.records.remove(&connection).unwrap_or_default();
+        let mut lost: Vec<EncodedName> = record.each().map(|(name, _)| name).collect();
         lost.sort();
         for name in &lost {
             self.forget(connection, kind, *name, true);
@@ -212,9 +240,16 @@ impl Table {
 }
 
 impl Record {
-    fn has(&self, name: EncodedName, subscription_id: u64) -> bool {
-        let ids = self.names.get(&name.components).and_then(|names| names.get(&name.id));
-        ids.is_some_and(|ids| ids.contains(&subscription_id))
+    fn has(&self, name: EncodedName, reason: Reason) -> bool {
+        let reasons = self.names.get(&name.components).and_then(|names| names.get(&name.id));
+        reasons.is_some_and(|reasons| reasons.contains(&reason))
+    }
+
+    fn each(&self) -> impl Iterator<Item = (EncodedName, &HashSet<Reason>)> {
+        self.names.iter().flat_map(|(components, ids)| {
+            let name = |id: &NameId| EncodedName { components: *components, id: *id };
+            ids.iter().map(move |(id, reasons)| (name(id), reasons))
+        })
     }
 }
 
@@ -310,6 +345,8 @@ pub enum TableError {
     IdNotFound(NameId),
     /// This connection did not subscribe the name under this number.
     SubscriptionIdNotFound(u64),
+    /// No route leads this name over this connection. Ours alone.
+    RouteNotFound,
     /// This connection has as many subscriptions as it may have. Ours alone.
     TooManySubscriptions,
 }
@@ -322,6 +359,7 @@ impl fmt::Display for TableError {
             TableError::SubscriptionIdNotFound(id) => {
                 write!(f, "subscription id not found: {id}")
             }
+            TableError::RouteNotFound => f.write_str("no such route"),
             TableError::TooManySubscriptions => {
                 write!(f, "the connection has {} subscriptions, no more", limits::SUBSCRIPTIONS)
             }

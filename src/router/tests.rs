@@ -78,6 +78,46 @@ fn a_name_replayed_under_number_0_is_given_up_under_any() {
 }
 
 #[test]
+fn routes_and_subscriptions_of_one_name_do_not_take_each_other_away() {
+    let mut router = router();
+    let (one, name) = (ConnectionId(1), name("s", 1));
+    // What is replayed by a published client has number 0.
+    router.subscribe(one, name, 0).unwrap();
+    router.set_route(one, name).unwrap();
+    router.set_route(one, name).unwrap();
+    router.remove_route(one, name).unwrap();
+    assert_eq!(targets(&mut router, name, 1, 2), [1]);
+    assert_eq!(router.remove_route(one, name).unwrap_err().to_string(), "no such route");
+    router.set_route(one, name).unwrap();
+    router.unsubscribe(one, name, 77).unwrap();
+    assert_eq!(targets(&mut router, name, 1, 2), [1]);
+    let error = router.unsubscribe(one, name, 0).unwrap_err();
+    assert_eq!(error.to_string(), "subscription id not found: 0");
+    router.remove_route(one, name).unwrap();
+    assert!(router.table.is_empty());
+}
+
+#[test]
+fn a_lost_link_takes_its_subscriptions_with_it_and_no_route() {
+    let mut router = router();
+    let one = ConnectionId(1);
+    for id in 0..20 {
+        router.subscribe(one, name("s", id), 1).unwrap();
+    }
+    router.set_route(one, name("s", 3)).unwrap();
+    router.set_route(one, name("t", 3)).unwrap();
+    router.forget_subscriptions(one);
+    assert_eq!(router.names(), 2);
+    assert_eq!(targets(&mut router, name("s", u128::MAX), 256, 2), [1]);
+    assert!(targets(&mut router, name("s", 4), 1, 2).is_empty());
+    router.forget_subscriptions(one);
+    assert_eq!(router.names(), 2);
+    router.disconnect(one);
+    assert!(router.table.is_empty());
+    router.forget_subscriptions(one);
+}
+
+#[test]
 fn nothing_is_left_of_a_connection_that_went() {
     let mut router = router();
     for id in 0..20 {
@@ -98,6 +138,9 @@ fn the_subscriptions_of_a_connection_end_at_their_limit() {
     let error = router.subscribe(ConnectionId(1), name("t", 1), 1).unwrap_err();
     assert_eq!(error.to_string(), "the connection has 65536 subscriptions, no more");
     assert_eq!(router.names() as u64, limit / 2);
+    // Our own routes do not count, nor are they refused for the other side's greed.
+    router.set_route(ConnectionId(1), name("t", 1)).unwrap();
+    router.remove_route(ConnectionId(1), name("t", 1)).unwrap();
     router.subscribe(ConnectionId(1), name("s", 0), 0).unwrap();
     router.subscribe(ConnectionId(2), name("t", 1), 1).unwrap();
     router.unsubscribe(ConnectionId(1), name("s", 0), 0).unwrap();

@@ -86,6 +86,11 @@ fn heard(flags: u8, pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<String> {
         negotiation_timeout: Duration::from_secs(5),
         ping_after: Duration::from_secs(60),
         ping_timeout: Duration::from_secs(10),
+        age: Some(slim::link::Age {
+            limit: Duration::from_secs(300),
+            grace: Duration::from_secs(60),
+        }),
+        stuck_timeout: limits::STUCK_RECEIVER_TIMEOUT,
     };
     let mut link = match flags & 1 {
         0 => Link::accept(config, now),
@@ -129,6 +134,7 @@ fn listen(link: &mut Link, fed: &[u8], said: &mut Vec<String>) {
             Event::Closed(reason) => format!("closed {reason:?}"),
             // When they are taken depends on when they are written.
             Event::Taken(..) => continue,
+            Event::Leaving => "leaving".to_owned(),
         });
     }
 }
@@ -148,6 +154,7 @@ fn dial() -> DialConfig {
         scheme: "http".to_owned(),
         authority: "h:1".to_owned(),
         headers: Vec::new(),
+        response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
     }
 }
 
@@ -311,8 +318,12 @@ struct Fuzzed {
 
 impl Fuzzed {
     fn new() -> (Fuzzed, Name) {
-        let options =
-            NodeOptions { identity: identity(), gateway: Gateway::Auto, binding: Binding::Off };
+        let options = NodeOptions {
+            identity: identity(),
+            gateway: Gateway::Auto,
+            binding: Binding::Off,
+            stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+        };
         let mut node = Node::new(options, Box::new(SeededEntropy::new(3)));
         let name = Name::parse(APP).expect("a name");
         let (app, name) = node.add_app(&name, Box::new(Believer), Box::new(Believer));
@@ -321,6 +332,7 @@ impl Fuzzed {
             negotiation_timeout: Duration::from_secs(5),
             ping_after: Duration::ZERO,
             ping_timeout: Duration::from_secs(10),
+            age: None,
         };
         let now = now();
         let link = node.accept(accept, now);

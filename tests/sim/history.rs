@@ -150,6 +150,13 @@ impl History {
             steps: 0,
             telling: std::env::var_os("SLIM_SIM_SEED").is_some(),
         };
+        // Links that grow old are replaced, which is no fault.
+        let mut ages = SeededEntropy::new(seed ^ 0xa6e);
+        if ages.next_u32() % 3 == 0 {
+            let limit = Duration::from_secs(2 + ages.next_u64() % 20);
+            let grace = Duration::from_secs(2 + ages.next_u64() % 5);
+            history.world.accept.age = Some(slim::link::Age { limit, grace });
+        }
         for n in 0..1 + history.roll(2) {
             let node = history.world.process(&format!("node{n}"));
             history.nodes.push(node);
@@ -596,6 +603,12 @@ impl History {
         }
     }
 
+    /// A link that is replaced gives nothing for a moment: what is not repeated may be lost.
+    fn outlasts_links(&self, talk: usize) -> bool {
+        let repeated = self.talks[talk].config.reliable.map(|r| r.interval * r.max_retries);
+        self.world.accept.age.is_none() || repeated > Some(SECOND / 10)
+    }
+
     /// Publishes one message, if there is room. It begins with talk, side and number.
     fn publish(&mut self, talk: usize, side: usize, len: usize) -> bool {
         let window = match self.talks[talk].config.reliable {
@@ -603,7 +616,7 @@ impl History {
             None => limits::BEST_EFFORT_MESSAGES,
         };
         let bound = self.talks[talk].retry().total() * 3;
-        let must = self.is_whole(talk) && self.calm.is_some();
+        let must = self.is_whole(talk) && self.calm.is_some() && self.outlasts_links(talk);
         let Some(end) = &mut self.talks[talk].ends[side] else { return false };
         if end.out.0 >= window || end.out.1 >= limits::SESSION_BYTES {
             return false;
@@ -697,7 +710,22 @@ impl History {
         self.advance(3 * limits::HEARTBEAT + SECOND);
         self.everything_works();
         self.a_broken_link_costs_nothing();
+        let until = self.world.now.mono + 20 * SECOND;
+        while self.replaces_links() && self.world.now.mono < until {
+            self.advance(SECOND / 100);
+        }
         self.check_tables();
+    }
+
+    /// Whether a link is there twice, for a moment: an old one and what takes its place.
+    fn replaces_links(&self) -> bool {
+        let clients = self.clients.iter().filter(|client| client.node.is_some()).count();
+        let links = clients + if self.nodes.len() == 2 { 2 } else { 0 };
+        let stats = self.all_stats();
+        let found = |count: fn(&Stats) -> usize| stats.iter().map(|(_, s)| count(s)).sum::<usize>();
+        found(|s| s.transports) != 2 * links
+            || found(|s| s.connections) != 2 * links
+            || found(|s| s.unacknowledged) > 0
     }
 
     /// A link breaks under a full window. Messages that are repeated for longer than it takes to
@@ -739,7 +767,8 @@ impl History {
     fn everything_works(&mut self) {
         if let Some(talk) = self.open() {
             self.advance(2 * SECOND);
-            assert!(self.talks[talk].ready, "a new session is not ready in two seconds");
+            let ready = self.talks[talk].ready || !self.outlasts_links(talk);
+            assert!(ready, "a new session is not ready in two seconds");
         }
         for talk in 0..self.talks.len() {
             if self.is_whole(talk) {
@@ -976,7 +1005,7 @@ impl History {
                 let ended = self.world.start() + at;
                 let quiet = self.calm.is_some_and(|calm| calm + retry.interval + SECOND <= ended);
                 if let Err(error) = &result {
-                    let excused = !quiet || !both || !online;
+                    let excused = !quiet || !both || !online || !self.outlasts_links(talk);
                     assert!(excused, "talk {talk}.{side}.{number}: {error}, without a reason");
                     let fits = matches!(error, Error::Undelivered(_) | Error::Closed(_));
                     assert!(fits, "{error}");

@@ -80,6 +80,8 @@ pub struct World {
     pub digest: u64,
     real_identities: bool,
     record: bool,
+    /// How links are accepted from now on.
+    pub accept: AcceptOptions,
     /// Every link has somebody on it who loses and doubles messages. Set before the first link.
     pub copies: Option<Copies>,
 }
@@ -101,6 +103,13 @@ impl World {
             digest: 0,
             real_identities: false,
             record: false,
+            accept: AcceptOptions {
+                require_header_mac: true,
+                negotiation_timeout: Duration::from_secs(5),
+                ping_after: Duration::from_secs(120),
+                ping_timeout: Duration::from_secs(20),
+                age: None,
+            },
             copies: None,
         }
     }
@@ -207,7 +216,7 @@ impl World {
         let json = format!(r#"{{"endpoint": "http://{host}:1"{more}}}"#);
         let config = ClientConfig::parse(&json).unwrap();
         let deadline = limit.map(|limit| self.now.mono + limit);
-        self.processes[from].node.connect(config, op, deadline, self.now);
+        self.processes[from].node.connect(config, op, deadline);
         self.settle();
         op
     }
@@ -494,13 +503,7 @@ impl World {
             let node = &mut self.processes[from].node;
             return node.handle_connect_failed(transport, "connection refused", self.now);
         };
-        let options = AcceptOptions {
-            require_header_mac: true,
-            negotiation_timeout: Duration::from_secs(5),
-            ping_after: Duration::from_secs(120),
-            ping_timeout: Duration::from_secs(20),
-        };
-        let theirs = self.processes[to].node.accept(options, self.now);
+        let theirs = self.processes[to].node.accept(self.accept, self.now);
         let (a, b) = ((from, transport), (to, theirs));
         for (from, to) in [(a, b), (b, a)] {
             let (source, target) = (&self.processes[from.0].name, &self.processes[to.0].name);
@@ -611,6 +614,7 @@ fn new_node(name: &str, seed: u64) -> Node {
         },
         gateway: Gateway::Auto,
         binding: Binding::Enforce,
+        stuck_receiver_timeout: slim::limits::STUCK_RECEIVER_TIMEOUT,
     };
     Node::new(options, Box::new(SeededEntropy::new(seed)))
 }
