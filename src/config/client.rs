@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::object::{parse, Object, HIDDEN};
 use super::Error;
 
-const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 18] = [
     "endpoint",
     "origin",
     "server_name",
@@ -30,7 +30,7 @@ const KEYS: [&str; 18] = [
 ];
 
 /// Keys of `tls`, the published implementation's current and older ones (DESIGN decision 14).
-const TLS_KEYS: [&str; 15] = [
+pub(super) const TLS_KEYS: [&str; 15] = [
     "insecure",
     "insecure_skip_verify",
     "ca_source",
@@ -47,6 +47,11 @@ const TLS_KEYS: [&str; 15] = [
     "client_ca_file",
     "server_name",
 ];
+
+pub(super) const KEEPALIVE: [&str; 4] =
+    ["tcp_keepalive", "http2_keepalive", "timeout", "keep_alive_while_idle"];
+pub(super) const BACKOFF: [&str; 7] =
+    ["type", "interval", "max_attempts", "base", "factor", "max_delay", "jitter"];
 
 const TLS: &str = "TLS";
 
@@ -225,7 +230,7 @@ impl ClientConfig {
     pub fn parse(text: &str) -> Result<ClientConfig, Error> {
         match text.trim_start().starts_with('{') {
             true => ClientConfig::from_json(text),
-            false => ClientConfig::insecure(text.trim(), false),
+            false => ClientConfig::insecure(text.trim(), "endpoint", false),
         }
     }
 
@@ -235,10 +240,10 @@ impl ClientConfig {
         ClientConfig::read(&Object::new("", &map, &KEYS)?)
     }
 
-    /// The defaults for an endpoint, without TLS.
-    fn insecure(endpoint: &str, scheme_required: bool) -> Result<ClientConfig, Error> {
+    /// The defaults for an endpoint, without TLS. It stands at `path`.
+    fn insecure(endpoint: &str, path: &str, scheme_required: bool) -> Result<ClientConfig, Error> {
         Ok(ClientConfig {
-            endpoint: Endpoint::parse(endpoint, "endpoint", scheme_required)?,
+            endpoint: Endpoint::parse(endpoint, path, scheme_required)?,
             headers: Vec::new(),
             connect_timeout: Duration::ZERO,
             request_timeout: Duration::ZERO,
@@ -257,7 +262,8 @@ impl ClientConfig {
     }
 
     fn read(object: &Object<'_>) -> Result<ClientConfig, Error> {
-        let mut config = ClientConfig::insecure(object.required_string("endpoint")?, true)?;
+        let endpoint = object.required_string("endpoint")?;
+        let mut config = ClientConfig::insecure(endpoint, &object.path_of("endpoint"), true)?;
         for key in ["compression", "rate_limit", "origin", "server_name"] {
             object.string(key)?;
         }
@@ -360,8 +366,7 @@ pub(super) fn read_auth(object: &Object<'_>) -> Result<(), Error> {
 }
 
 fn read_keepalive(object: &Object<'_>) -> Result<Option<Keepalive>, Error> {
-    let keys = ["tcp_keepalive", "http2_keepalive", "timeout", "keep_alive_while_idle"];
-    let Some(keepalive) = object.object("keepalive", &keys)? else { return Ok(None) };
+    let Some(keepalive) = object.object("keepalive", &KEEPALIVE)? else { return Ok(None) };
     Ok(Some(Keepalive {
         tcp_keepalive: keepalive.positive("tcp_keepalive", Duration::from_secs(60))?,
         http2_keepalive: keepalive.positive("http2_keepalive", Duration::from_secs(60))?,
@@ -371,8 +376,7 @@ fn read_keepalive(object: &Object<'_>) -> Result<Option<Keepalive>, Error> {
 }
 
 fn read_backoff(object: &Object<'_>) -> Result<Backoff, Error> {
-    let keys = ["type", "interval", "max_attempts", "base", "factor", "max_delay", "jitter"];
-    let Some(backoff) = object.object("backoff", &keys)? else { return Ok(Backoff::default()) };
+    let Some(backoff) = object.object("backoff", &BACKOFF)? else { return Ok(Backoff::default()) };
     let max_attempts = backoff.number("max_attempts")?.unwrap_or(u64::MAX);
     match backoff.required_string("type")? {
         "fixed_interval" => {

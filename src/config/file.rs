@@ -15,6 +15,10 @@ use super::object::Object;
 use super::{ClientConfig, Error, NodeConfig, ServerConfig};
 use crate::limits;
 
+const FILE: [&str; 3] = ["tracing", "runtime", "services"];
+const TRACING: [&str; 5] =
+    ["log_level", "display_thread_names", "display_thread_ids", "filters", "opentelemetry"];
+const RUNTIME: [&str; 3] = ["n_cores", "thread_name", "drain_timeout"];
 const DATAPLANE: [&str; 4] = ["enforce_pqc", "servers", "clients", "outbound_clients"];
 const OPENTELEMETRY: [&str; 6] =
     ["enabled", "grpc", "service_name", "service_version", "environment", "metrics_interval_secs"];
@@ -75,12 +79,10 @@ impl NodeFile {
     }
 
     fn read(map: &Map<String, Value>) -> Result<NodeFile, Error> {
-        let root = Object::new("", map, &["tracing", "runtime", "services"])?;
+        let root = Object::new("", map, &FILE)?;
         let log_level = read_tracing(&root)?;
         let mut drain_timeout = Duration::from_secs(10);
-        if let Some(runtime) =
-            root.object("runtime", &["n_cores", "thread_name", "drain_timeout"])?
-        {
+        if let Some(runtime) = root.object("runtime", &RUNTIME)? {
             runtime.number("n_cores")?;
             runtime.string("thread_name")?;
             drain_timeout = runtime.duration("drain_timeout", drain_timeout)?;
@@ -148,9 +150,7 @@ fn check_size(text: &str) -> Result<Result<(), String>, ScanError> {
 }
 
 fn read_tracing(root: &Object<'_>) -> Result<LevelFilter, Error> {
-    let keys =
-        ["log_level", "display_thread_names", "display_thread_ids", "filters", "opentelemetry"];
-    let Some(tracing) = root.object("tracing", &keys)? else { return Ok(LevelFilter::Info) };
+    let Some(tracing) = root.object("tracing", &TRACING)? else { return Ok(LevelFilter::Info) };
     tracing.boolean("display_thread_names", true)?;
     tracing.boolean("display_thread_ids", false)?;
     if tracing.list("filters")?.iter().any(|(_, filter)| !filter.is_string()) {
@@ -396,6 +396,138 @@ services:
         assert!(error(1_000_000).contains("not a YAML configuration"));
         // An alias to what it stands in.
         assert!(parse("services: &a {slim/0: *a}").is_err());
+    }
+
+    /// Every place of a file, and the keys that it may have.
+    fn places() -> Vec<(&'static str, &'static [&'static str])> {
+        use super::super::{client, server};
+        vec![
+            ("", &FILE),
+            ("tracing", &TRACING),
+            ("tracing.opentelemetry", &OPENTELEMETRY),
+            ("runtime", &RUNTIME),
+            ("services", &["KIND/NAME"]),
+            ("services.KIND/NAME", &SERVICE),
+            ("services.KIND/NAME.dataplane", &DATAPLANE),
+            ("services.KIND/NAME.controller", &DATAPLANE),
+            ("servers", &server::KEYS),
+            ("servers.keepalive", &server::KEEPALIVE),
+            ("servers.tls", &client::TLS_KEYS),
+            ("clients", &client::KEYS),
+            ("clients.keepalive", &client::KEEPALIVE),
+            ("clients.backoff", &client::BACKOFF),
+            ("clients.tls", &client::TLS_KEYS),
+        ]
+    }
+
+    /// What stands between backquotes.
+    fn quoted(text: &str) -> impl Iterator<Item = &str> {
+        text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn the_document_has_every_key_and_no_other() {
+        let document = include_str!("../../docs/node-config.md");
+        let (tables, objects) = document.split_once("## Objects in them").unwrap();
+        let (mut section, mut words, mut keys) = ("", HashMap::new(), Vec::new());
+        for line in tables.lines() {
+            section = match line {
+                "## Servers" => "servers",
+                "## Clients" => "clients",
+                _ => section,
+            };
+            let Some(row) = line.strip_prefix("| `") else { continue };
+            let split = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+            let of: &mut Vec<&str> = words.entry(section).or_default();
+            of.extend(quoted(&line[2..]).flat_map(|text| text.split(split)));
+            // `.x` is beside the key before it; first in a row, it is a key of the service.
+            let (first, _) = row.split_once(" | ").unwrap();
+            let mut beside = "services.KIND/NAME".to_owned();
+            for key in first.split('`').step_by(2) {
+                let key = key.trim_end_matches("[]");
+                let key = match key.strip_prefix('.') {
+                    Some(rest) => format!("{beside}.{rest}"),
+                    None if section.is_empty() => key.to_owned(),
+                    None => format!("{section}.{key}"),
+                };
+                beside = key.rsplit_once('.').unwrap().0.to_owned();
+                keys.push(key);
+            }
+        }
+        for row in objects.lines().filter(|line| line.starts_with("| `")) {
+            let (places, keys) = row[2..].split_once(" | ").unwrap();
+            for place in quoted(places) {
+                words.entry(place).or_default().extend(quoted(keys));
+            }
+        }
+        assert!(keys.len() > 40, "{keys:?}");
+        for key in &keys {
+            let (place, last) = key.rsplit_once('.').unwrap();
+            let known =
+                places().iter().any(|(known, keys)| *known == place && keys.contains(&last));
+            assert!(known, "{key} is in the document, but nothing reads it");
+        }
+        for (place, keys) in places() {
+            let section = place.split('.').next().filter(|first| words.contains_key(first));
+            let short = place.rsplit('.').next().unwrap();
+            for key in keys {
+                let there = [section.unwrap_or(""), place, short]
+                    .iter()
+                    .any(|at| words.get(at).is_some_and(|words| words.contains(key)));
+                assert!(there || place == "services", "{place}.{key} is not in the document");
+            }
+        }
+    }
+
+    /// What the published node has and this one does not (spec 02 section 14.2), by name.
+    #[test]
+    fn spec02_14_what_does_not_exist_is_refused_by_name() {
+        let server = |rest: &str| {
+            format!("dataplane: {{servers: [{{endpoint: '127.0.0.1:0', tls: {{insecure: true}}, {rest}}}]}}")
+        };
+        let client =
+            |rest: &str| format!("dataplane: {{clients: [{{endpoint: 'http://h:1', {rest}}}]}}");
+        let good = server("");
+        let mut refused = vec![
+            (format!("auth: {{type: shared_secret, secret: hush}}, {good}"), "auth"),
+            (format!("peers: {{topology: full_mesh}}, {good}"), "peers"),
+            (format!("controller: {{servers: [{{}}]}}, {good}"), "controller.servers"),
+            (format!("controller: {{clients: [{{}}]}}, {good}"), "controller.clients"),
+            (format!("controller: {{outbound_clients: [{{}}]}}, {good}"), "outbound_clients"),
+            (format!("controller: {{enforce_pqc: true}}, {good}"), "controller.enforce_pqc"),
+            (good.replace("servers", "enforce_pqc: true, servers"), "dataplane.enforce_pqc"),
+            (server("auth: {type: spire}"), "servers[0].auth"),
+            (client("connection_type: peer"), "clients[0].connection_type"),
+            (client("proxy: {url: 'http://p', password: hush}"), "clients[0].proxy.url"),
+        ];
+        for kind in ["basic", "jwt", "oidc", "spire"] {
+            let auth = format!("auth: {{type: {kind}, password: hush}}");
+            refused.push((server(&auth), "servers[0].auth"));
+            refused.push((client(&auth), "clients[0].auth"));
+        }
+        for key in ["insecure_skip_verify", "source", "ca_source", "client_ca", "reload_interval"] {
+            let text = client(&format!("tls: {{{key}: {{type: file, key: hush}}}}"));
+            refused.push((text, "clients[0].tls"));
+            let text = good.replace("insecure: true", &format!("insecure: true, {key}: hush"));
+            refused.push((text, "servers[0].tls"));
+        }
+        for endpoint in ["unix:///x", "ws://h:1", "wss://h:1"] {
+            refused.push((good.replace("127.0.0.1:0", endpoint), "servers[0].endpoint"));
+            refused.push((client("").replace("http://h:1", endpoint), "clients[0].endpoint"));
+        }
+        refused.push((client("").replace("http:", "https:"), "clients[0].endpoint"));
+        for (service, place) in refused {
+            let text = format!("services: {{slim/0: {{{service}}}}}");
+            let error = parse(&text).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{text}: {error:?}");
+            let error = error.to_string();
+            assert!(error.contains(place) && error.contains("not supported yet"), "{error}");
+            assert!(!error.contains("hush"), "{error}");
+        }
+        let telemetry = "{opentelemetry: {enabled: true, grpc: {endpoint: 'http://h:1'}}}";
+        let text = format!("tracing: {telemetry}\nservices: {{slim/0: {{{good}}}}}");
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.contains("tracing.opentelemetry.enabled"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::object::{parse, Object};
 use super::Error;
 use crate::limits;
 
-const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 15] = [
     "endpoint",
     "tls",
     "http2_only",
@@ -25,6 +25,9 @@ const KEYS: [&str; 15] = [
     "link_hmac_timeout_secs",
     "link_hmac_poll_interval_ms",
 ];
+
+pub(super) const KEEPALIVE: [&str; 5] =
+    ["max_connection_idle", "max_connection_age", "max_connection_age_grace", "time", "timeout"];
 
 /// When silent clients are asked whether they live, and how old links become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +77,7 @@ impl ServerConfig {
     pub fn parse(text: &str) -> Result<ServerConfig, Error> {
         match text.trim_start().starts_with('{') {
             true => ServerConfig::from_json(text),
-            false => ServerConfig::insecure(text.trim()),
+            false => ServerConfig::insecure(text.trim(), "endpoint"),
         }
     }
 
@@ -84,16 +87,16 @@ impl ServerConfig {
         ServerConfig::read(&Object::new("", &map, &KEYS)?)
     }
 
-    fn insecure(endpoint: &str) -> Result<ServerConfig, Error> {
-        let unsupported =
-            |feature| Err(Error::Unsupported { path: "endpoint".to_owned(), feature });
+    /// The defaults for an address, without TLS. It stands at `path`.
+    fn insecure(endpoint: &str, path: &str) -> Result<ServerConfig, Error> {
+        let unsupported = |feature| Err(Error::Unsupported { path: path.to_owned(), feature });
         match endpoint.split_once("://").map(|(scheme, _)| scheme) {
             Some("unix") => return unsupported("a unix socket"),
             Some("ws" | "wss") => return unsupported("WebSocket"),
             _ => {}
         }
         let address = endpoint.parse().map_err(|_| Error::Value {
-            path: "endpoint".to_owned(),
+            path: path.to_owned(),
             value: format!("{endpoint:?}"),
             problem: "endpoint parse error, a numeric address like 127.0.0.1:46357 is expected",
         })?;
@@ -113,7 +116,8 @@ impl ServerConfig {
     }
 
     fn read(object: &Object<'_>) -> Result<ServerConfig, Error> {
-        let mut config = ServerConfig::insecure(object.required_string("endpoint")?)?;
+        let endpoint = object.required_string("endpoint")?;
+        let mut config = ServerConfig::insecure(endpoint, &object.path_of("endpoint"))?;
         read_tls(object, true)?;
         read_auth(object)?;
         object.boolean("http2_only", true)?;
@@ -136,14 +140,7 @@ impl ServerConfig {
                 None => {}
             }
         }
-        let keys = [
-            "max_connection_idle",
-            "max_connection_age",
-            "max_connection_age_grace",
-            "time",
-            "timeout",
-        ];
-        if let Some(keepalive) = object.object("keepalive", &keys)? {
+        if let Some(keepalive) = object.object("keepalive", &KEEPALIVE)? {
             let default = ServerKeepalive::default();
             config.keepalive = ServerKeepalive {
                 time: keepalive.positive("time", default.time)?,
