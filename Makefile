@@ -14,7 +14,7 @@ H2SPEC := target/h2spec/h2spec
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= http2 grpc message view node name token config
 
-.PHONY: all demo test soak fuzz bench header lint clean
+.PHONY: all demo test soak fuzz bench header third-party lint clean
 
 all:
 	$(CARGO) build --release --features cli
@@ -84,6 +84,10 @@ bench: all $(VENV)/ready
 # Writes include/slim.h anew from src/ffi.
 header:
 	SLIM_WRITE_HEADER=1 $(CARGO) test --test header committed_header
+
+# Writes the table of THIRD-PARTY anew from the dependencies.
+third-party:
+	SLIM_WRITE_THIRD_PARTY=1 $(CARGO) test --test tidy third_party
 
 lint:
 	$(CARGO) fmt --all -- --check

@@ -95,18 +95,52 @@ fn no_shortcuts_in_the_library() {
     }
 }
 
-#[test]
-fn no_async_runtime_in_the_tree() {
+/// Lines of `cargo tree`: everything that is linked in, or makes what is.
+fn tree(format: &str) -> Vec<String> {
     let tree = Command::new(env!("CARGO"))
-        .args(["tree", "-e", "normal", "--prefix", "none", "--offline", "--features", "cli"])
+        .args(["tree", "-e", "normal", "--prefix", "none", "--no-dedupe", "--offline"])
+        .args(["--features", "cli", "--format", format])
         .current_dir(root())
         .output()
         .unwrap();
     let tree = String::from_utf8_lossy(&tree.stdout).into_owned();
     assert!(tree.contains("mio v"), "cargo tree gave nothing");
-    for line in tree.lines() {
+    let mut lines: Vec<String> =
+        tree.lines().map(|line| line.replace(" (proc-macro)", "")).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}
+
+#[test]
+fn no_async_runtime_in_the_tree() {
+    for line in tree("{p}") {
         let name = line.split(' ').next().unwrap();
         let runtime = ["tokio", "async-std", "smol"].contains(&name) || name.starts_with("futures");
         assert!(!runtime, "{line}");
+    }
+}
+
+/// With SLIM_WRITE_THIRD_PARTY it is written anew.
+#[test]
+fn third_party_lists_what_is_linked_in() {
+    const HEAD: &str = "crate                    version          licence\n";
+    let path = root().join("THIRD-PARTY");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (words, listed) = text.split_once(HEAD).expect("the table");
+    let mut lines = Vec::new();
+    for line in tree("{p}|{l}") {
+        let (package, licence) = line.split_once('|').unwrap();
+        let (name, version) = package.split_once(" v").unwrap();
+        assert!(!licence.is_empty(), "{name} has no licence");
+        // Ours stands with its folder.
+        if !version.contains(' ') {
+            lines.push(format!("{name:<24} {version:<16} {licence}\n"));
+        }
+    }
+    if std::env::var_os("SLIM_WRITE_THIRD_PARTY").is_some() {
+        std::fs::write(path, format!("{words}{HEAD}{}", lines.concat())).unwrap();
+    } else {
+        assert_eq!(listed, lines.concat(), "make third-party");
     }
 }
