@@ -53,6 +53,11 @@ impl<K: Copy + Ord> Timers<K> {
         self.order.extend(at.map(|at| (at, key)));
     }
 
+    /// Whether one thing wants to be woken.
+    pub(crate) fn is_set(&self, key: K) -> bool {
+        self.times.contains_key(&key)
+    }
+
     /// The earliest time.
     pub(crate) fn first(&self) -> Option<Instant> {
         self.order.first().map(|(at, _)| *at)

@@ -343,6 +343,39 @@ fn draining_ends_in_time_or_at_once_by_a_second_signal() {
     }
 }
 
+/// Who finds the end of the connection together with that of the stream may not look at the latter.
+#[test]
+fn a_node_that_stops_lets_its_peers_hang_up_first() {
+    let (mut node, port) = node(&mut slim());
+    let head = slim::grpc::request_head("http", "h:1", "test", &[]);
+    let head: Vec<(&str, &str)> = head.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let mut client = slim::http2::Connection::client(&head);
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut until = |wanted: fn(&slim::http2::Event) -> bool| loop {
+        let (mut bytes, mut found, mut buffer) = (Vec::new(), Vec::new(), [0; 4096]);
+        client.write_output(&mut bytes, 1 << 20).unwrap();
+        socket.write_all(&bytes).unwrap();
+        let len = socket.read(&mut buffer).unwrap();
+        assert!(len > 0, "the node hung up first");
+        client.receive(&buffer[..len], &mut found).unwrap();
+        if found.iter().any(wanted) {
+            return;
+        }
+    };
+    until(|event| matches!(event, slim::http2::Event::ResponseHead(_)));
+    node.signal("-TERM");
+    until(|event| matches!(event, slim::http2::Event::Trailers(_)));
+    // Nothing more comes but perhaps the rest of the goodbye, no end above all.
+    socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    while let Ok(len) = socket.read(&mut [0; 4096]) {
+        assert!(len > 0, "the node hung up first");
+    }
+    let hung_up = Instant::now();
+    drop(socket);
+    node.expect_success();
+    assert!(hung_up.elapsed() < slim::limits::LINGER, "it waited for nobody");
+}
+
 #[test]
 fn a_signal_ends_every_app_in_order() {
     let (_node, port) = node(&mut slim());
@@ -421,12 +454,15 @@ fn programs_whose_output_nobody_reads_end_in_order() {
     let (mut node, port) = node(&mut slim());
     let endpoint = format!("http://127.0.0.1:{port}");
     let common = ["--shared-secret", SECRET, "--slim", &endpoint];
-    for (count, status) in [(&[][..], 0), (&["--count", "5"], 1)] {
+    // More than there is time for.
+    let many = "1000000";
+    for (count, status) in [(&[][..], 0), (&["--count", many], 1)] {
         // Like `slim receive | head -1`.
         let mut command = slim();
         command.args(["receive", "--local", "org/ns/bob"]).args(common).args(count);
         let reading = std::thread::spawn(move || until_first_line(&mut command, true));
-        let more = ["--remote", "org/ns/bob", "--count", "5", "--no-reply", "--interval-ms", "200"];
+        let more =
+            ["--remote", "org/ns/bob", "--count", many, "--no-reply", "--interval-ms", "200"];
         let mut alice = app("send", "org/ns/alice", port, &more);
         let (bob, line) = reading.join().unwrap();
         assert_eq!(line, "hello\n");
@@ -437,7 +473,7 @@ fn programs_whose_output_nobody_reads_end_in_order() {
     }
     let mut command = slim();
     let _carol = receiver("org/ns/carol", port, &[]);
-    command.args(["ping", "--local", "org/ns/dave", "org/ns/carol", "--count", "9"]).args(common);
+    command.args(["ping", "--local", "org/ns/dave", "org/ns/carol", "--count", many]).args(common);
     let (code, text) = end_of(until_first_line(&mut command, true).0);
     assert_eq!((code, text.contains("panicked")), (Some(1), false), "{text}");
     node.signal("-TERM");

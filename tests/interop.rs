@@ -123,8 +123,10 @@ fn point_to_point(node: Who, at: Who, from: Who, mode: Mode, binding: &str) {
     assert_eq!(sender.count(answer), 3, "{}", sender.output());
     let closed = |line: &str| line.contains("session-end") || line.contains("session closed");
     receiver.wait_for("end of the session", closed);
+    // Standard error may be ahead of standard output.
     match at {
         Ours => {
+            receiver.wait_for_count("hello", 3);
             assert_eq!(receiver.count("hello"), 3, "{}", receiver.output());
             let who = if from == Ours { "ours" } else { "upstream" };
             assert_eq!(receiver.count(&format!("{{\"who\":\"{who}\"}}")), 1);

@@ -566,17 +566,23 @@ impl Link {
         }
     }
 
-    /// The same, but what is queued goes out first. A dialled link with nothing queued is cut off
-    /// as the published client does it.
+    /// The same, but what is queued goes out first, and a dialled link ends its stream behind it: a
+    /// reset, as of the published client, would allow the other side to throw away what it has not
+    /// read yet.
     pub fn drain(&mut self, text: &str) {
         if self.is_closed() {
             return;
         }
-        if self.dial.is_some() && self.is_up() && self.backlog() > 0 {
+        if self.dial.is_some() && self.is_up() {
             self.lingers = true;
             return self.end_stream(CloseReason::retry(text));
         }
         self.close(text);
+    }
+
+    /// Whether this side opened it.
+    pub fn is_dialled(&self) -> bool {
+        self.dial.is_some()
     }
 
     /// Whether everything was written, the end of the stream included.

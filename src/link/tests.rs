@@ -371,7 +371,14 @@ fn the_end_of_a_stream_says_whether_to_dial_again() {
     bench.peer.goaway(0);
     bench.exchange();
     assert!(bench.closed().is_none() && bench.link.is_up());
-    // Half-close of a client is.
+    // A client that leaves half-closes, also with nothing queued: no reset that cuts its last words.
+    bench.link.drain("leaving");
+    bench.exchange();
+    let ends =
+        |event: &&http2::Event| matches!(event, http2::Event::EndOfStream | http2::Event::Reset(_));
+    let ends: Vec<_> = bench.peer_events.iter().filter(ends).collect();
+    assert_eq!(ends, [&http2::Event::EndOfStream]);
+    // Half-close of a client is the end.
     let mut bench = up(true).0;
     bench.peer.finish(None);
     bench.exchange();

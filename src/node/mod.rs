@@ -311,7 +311,7 @@ impl Node {
             link.wrote(len, now);
             self.link_events(transport, &[], now);
             self.settle(now);
-            self.close_if_drained(transport);
+            self.close_if_drained(transport, now);
         }
     }
 
@@ -444,16 +444,23 @@ impl Node {
                 }
                 None => self.close_transport(id),
             }
-            self.close_if_drained(id);
+            self.close_if_drained(id, now);
         }
         self.settle(now);
     }
 
-    /// When the node ends, a transport goes as soon as everything is written.
-    fn close_if_drained(&mut self, id: TransportId) {
-        let ended = |t: &Transport| t.lingers && t.link.as_ref().is_some_and(Link::is_drained);
-        if self.stopping && self.transports.get(&id).is_some_and(ended) {
+    /// When the node ends, a transport goes as soon as everything is written; one that was accepted
+    /// when its peer hangs up, or soon: who finds the end of the connection together with that of the
+    /// stream may not look at the latter.
+    fn close_if_drained(&mut self, id: TransportId, now: Now) {
+        let transport = self.transports.get(&id).filter(|t| self.stopping && t.lingers);
+        let link = transport.and_then(|t| t.link.as_ref()).filter(|link| link.is_drained());
+        let Some(dialled) = link.map(Link::is_dialled) else { return };
+        let timer = Timer::Transport(id);
+        if dialled {
             self.close_transport(id);
+        } else if !self.timers.is_set(timer) {
+            self.timers.set(timer, Some(now.mono + limits::LINGER));
         }
     }
 

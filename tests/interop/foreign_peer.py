@@ -92,7 +92,9 @@ class GrpcCall:
     """A call of grpcio."""
     def __init__(self, port):
         self.outbox, self.inbox, self.ended = queue.Queue(), queue.Queue(), None
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_receive_message_length", -1)])
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1)])          # else channels share a connection, one that is just ending, too
         self.call = self.channel.stream_stream(PATH)(iter(self.outbox.get, None))
         threading.Thread(target=self._run, daemon=True).start()
 

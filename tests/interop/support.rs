@@ -35,12 +35,23 @@ impl Process {
 
     /// Waits for a line (those of standard error begin with "! ") for which `found` is true.
     pub fn wait_for(&self, what: &str, found: impl Fn(&str) -> bool) -> String {
+        self.wait_in(what, |lines| lines.iter().find(|line| found(line)).cloned())
+    }
+
+    /// Waits until so many lines contain `part`.
+    pub fn wait_for_count(&self, part: &str, count: usize) {
+        self.wait_in(&format!("{count} lines with {part:?}"), |lines| {
+            (lines.iter().filter(|line| line.contains(part)).count() >= count).then_some(())
+        });
+    }
+
+    fn wait_in<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let (lines, changed) = &*self.lines;
         let mut lines = lines.lock().unwrap();
         loop {
-            if let Some(line) = lines.iter().find(|line| found(line)) {
-                return line.clone();
+            if let Some(found) = found(&lines) {
+                return found;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
