@@ -135,6 +135,11 @@ fn decision_31_exit_codes() {
         (&["node", "--config", "x", "--listen", "127.0.0.1:0"], "cannot be used with"),
         (&["send", "--local", "org/ns/a"], "--remote"),
         (&["receive", "--local", "o/n/a", "--shared-secret", SECRET, "--count", "x"], "--count"),
+        (&["ping", "--local", "o/n/a", "--shared-secret", SECRET], "<NAME>"),
+        (&["bench"], "slim bench <COMMAND>"),
+        (&["bench", "sub", "--size", "-1"], "-1"),
+        (&["bench", "pub", "--reply"], "--reply"),
+        (&["node", "--version"], "--version"),
     ] {
         let mut process = Process::start("slim", slim().args(arguments).env_remove("CONFIG"));
         assert_eq!(process.wait(), 2, "{arguments:?}");
@@ -149,6 +154,10 @@ fn decision_31_exit_codes() {
             "organization/namespace/service",
         ),
         (&["send", "--local", "o/n/a", "--remote", "o/n/b", "--shared-secret", "short"], "32"),
+        (&["receive", "--local", "o/n/a", "--shared-secret", SECRET, "--slim", "x:0"], "x:0"),
+        (&["ping", "--local", "o/n/a", "--shared-secret", SECRET, "--slim", "{", "o/n/b"], "JSON"),
+        (&["bench", "sub", "--server", "ftp://x"], "ftp://x"),
+        (&["bench", "pub", "--server", "h:x"], "h:x"),
     ] {
         let mut process = Process::start("slim", slim().args(arguments));
         assert_eq!(process.wait(), 1, "{arguments:?} {}", process.output());
