@@ -253,10 +253,29 @@ fn timestamp(since_epoch: std::time::Duration) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
+
+    /// Held by whoever sets the sink of the process: tests run side by side.
+    fn alone() -> MutexGuard<'static, ()> {
+        static SINK: Mutex<()> = Mutex::new(());
+        SINK.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The warnings that are written meanwhile, those of other tests as well.
+    pub(crate) fn warnings(act: impl FnOnce()) -> Vec<String> {
+        let _alone = alone();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let into = Arc::clone(&lines);
+        let sink = move |_, _: &str, text: &str| into.lock().unwrap().push(text.to_owned());
+        set(LevelFilter::Warn, Sink::Callback(Box::new(sink)));
+        act();
+        set(LevelFilter::Off, Sink::StandardError);
+        let lines = lines.lock().unwrap().clone();
+        lines
+    }
 
     #[test]
     fn times_are_printed_as_people_write_them() {
@@ -336,6 +355,7 @@ mod tests {
 
     #[test]
     fn lines_reach_the_callback_that_was_set_last() {
+        let _alone = alone();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let into = Arc::clone(&lines);
         set(LevelFilter::Warn, Sink::Callback(Box::new(|_, _, _| panic!("replaced"))));

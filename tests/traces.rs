@@ -4,27 +4,26 @@
 #[path = "world/mod.rs"]
 mod world;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use slim::clock::Now;
 use slim::error::Error;
+use slim::identity::{check_source, verify_control, SharedSecretVerifier};
+use slim::name::{app_id, Name};
 use slim::node::Value;
 use slim::session::{Event, Retry, SessionConfig, SessionKey};
-use slim::wire::Message;
 use slim::wire::SessionMessageType as T;
+use slim::wire::{Message, MessageType};
 use world::tap::{kind_and_id, masked};
 use world::World;
 
-/// A recorded trace: what went over each link, masked. What the recording proxy swallowed is there;
-/// `wanted` leaves out what does not belong to the comparison.
-fn recorded(
-    name: &str,
-    wanted: impl Fn(&serde_json::Value, &Message) -> bool,
-) -> BTreeMap<String, Vec<String>> {
+/// The messages of a recorded trace, with what the recording says about each.
+fn recording(name: &str) -> Vec<(serde_json::Value, Message)> {
     let path = format!("{}/tests/vectors/session/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
-    let mut links = BTreeMap::<String, Vec<String>>::new();
-    for line in std::fs::read_to_string(&path).expect(&path).lines() {
+    let text = std::fs::read_to_string(&path).expect(&path);
+    let read = |line: &str| {
         let entry: serde_json::Value = serde_json::from_str(line).unwrap();
         let hex = entry["hex"].as_str().unwrap();
         let bytes: Vec<u8> = (0..hex.len())
@@ -32,6 +31,19 @@ fn recorded(
             .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
             .collect();
         let message = Message::decode(&bytes[..]).unwrap();
+        (entry, message)
+    };
+    text.lines().map(read).collect()
+}
+
+/// A recorded trace: what went over each link, masked. What the recording proxy swallowed is there;
+/// `wanted` leaves out what does not belong to the comparison.
+fn recorded(
+    name: &str,
+    wanted: impl Fn(&serde_json::Value, &Message) -> bool,
+) -> BTreeMap<String, Vec<String>> {
+    let mut links = BTreeMap::<String, Vec<String>>::new();
+    for (entry, message) in recording(name) {
         let link = links.entry(entry["link"].as_str().unwrap().to_owned()).or_default();
         if wanted(&entry, &message) {
             link.push(masked(&message));
@@ -111,7 +123,7 @@ fn compare(name: &str, play: &Play, deviate: impl Fn(&str, &mut Vec<String>)) {
 /// Not compared: the group in the same recording. Groups are not there yet.
 fn is_point_to_point(_: &serde_json::Value, message: &Message) -> bool {
     match &message.message_type {
-        Some(slim::wire::MessageType::Publish(publish)) => {
+        Some(MessageType::Publish(publish)) => {
             publish.session.unwrap().session_type() == slim::wire::SessionType::PointToPoint
         }
         _ => true,
@@ -142,6 +154,84 @@ fn close_to_the_peer(lines: &mut [String]) {
     for line in lines.iter_mut().filter(|line| line.starts_with("GroupClose")) {
         *line = line.replace("to=any", "to=full");
     }
+}
+
+/// Whether a message says who sent it, and proves it as its kind must (spec 03 section 3).
+fn check_identity(message: &Message, verifier: &mut SharedSecretVerifier) {
+    let Some(MessageType::Publish(publish)) = &message.message_type else { return };
+    let header = publish.header.as_ref().unwrap();
+    let mut parts = header.identity.split(':');
+    let (subject, issued) = (parts.next().unwrap(), parts.next().unwrap().parse().unwrap());
+    let source = Name::from_wire(header.source.as_ref().unwrap()).unwrap();
+    assert_eq!(source.id(), app_id(subject), "{source}");
+    let kind = publish.session.unwrap().session_message_type();
+    if !kind.is_control() {
+        return assert!(header.e2e_header_sig.is_none(), "{kind:?}");
+    }
+    let now = Now { mono: Instant::now(), unix: Duration::from_secs(issued) };
+    let verified = verify_control(message, verifier, now).unwrap();
+    assert!(verified.payload_signed, "{kind:?}");
+    check_source(message, &verified.claims).unwrap();
+}
+
+#[test]
+fn spec03_1_2_every_recorded_message_proves_its_sender_as_we_check_it() {
+    let secret = "kjandjansdiasb8udaijdniasdaindasndasndasndasndasndasndasndas";
+    let mut verifier = SharedSecretVerifier::new(secret).unwrap();
+    let folder = format!("{}/tests/vectors/session", env!("CARGO_MANIFEST_DIR"));
+    let mut checked = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        // 28 has another secret.
+        let Some(name) = file.strip_suffix(".jsonl").filter(|name| !name.starts_with("28")) else {
+            continue;
+        };
+        for (_, message) in recording(name) {
+            check_identity(&message, &mut verifier);
+            checked += 1;
+        }
+    }
+    assert!(checked > 500, "{checked}");
+}
+
+#[test]
+fn spec03_1_2_every_message_of_ours_proves_its_sender() {
+    let mut kinds = BTreeSet::new();
+    for closer in 0..2 {
+        let mut play = Play::losing("node->bob", &[T::Msg], Some(1), 1);
+        let sessions = play.open_with(retries(3));
+        let (a, b) = (play.alice.0, play.bob.0);
+        for text in ["1", "2"] {
+            play.publish(a, sessions.0, text);
+        }
+        play.world.run(Duration::from_secs(25));
+        assert_eq!(play.world.messages(b, sessions.1), ["1", "2"]);
+        let (process, key) = [(a, sessions.0), (b, sessions.1)][closer];
+        let op = play.world.close(process, key);
+        play.delivered(process, op);
+        let mut verifier = SharedSecretVerifier::new(world::SECRET).unwrap();
+        for (_, message) in &play.world.trace {
+            check_identity(message, &mut verifier);
+            kinds.extend(kind_and_id(message).map(|(kind, _)| kind));
+        }
+    }
+    let all = [
+        T::DiscoveryRequest,
+        T::DiscoveryReply,
+        T::JoinRequest,
+        T::JoinReply,
+        T::GroupWelcome,
+        T::GroupAck,
+        T::Msg,
+        T::MsgAck,
+        T::RtxRequest,
+        T::RtxReply,
+        T::Heartbeat,
+        T::GroupClose,
+        T::LeaveRequest,
+        T::LeaveReply,
+    ];
+    assert_eq!(kinds, BTreeSet::from(all));
 }
 
 #[test]

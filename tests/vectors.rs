@@ -331,6 +331,70 @@ fn control_messages_and_their_signatures() {
 }
 
 #[test]
+fn spec04_5_any_change_of_what_is_signed_is_noticed() {
+    let vectors = json("identity/control_messages.json");
+    let mut verifier = SharedSecretVerifier::new(str(&vectors, "shared_secret")).unwrap();
+    let mut checked = 0;
+    for entry in list(&vectors, "messages") {
+        let (message, publish) = publish(&hex(str(entry, "message_hex")));
+        let header = publish.header.as_ref().unwrap();
+        let issued = header.identity.split(':').nth(1).and_then(|secs| secs.parse().ok());
+        let (Some(issued), true) =
+            (issued, publish.session.unwrap().session_message_type().is_control())
+        else {
+            continue;
+        };
+        let mut is_good = |message: &Message| {
+            verify_control(message, &mut verifier, at(issued)).is_ok_and(|v| v.payload_signed)
+        };
+        assert!(is_good(&message));
+        let changes: [(&str, fn(&mut Publish)); 10] = [
+            ("source", |p| name_of(&mut p.header.as_mut().unwrap().source).component_0 ^= 1),
+            ("destination", |p| {
+                name_of(&mut p.header.as_mut().unwrap().destination).component_2 ^= 1
+            }),
+            ("strings", |p| {
+                let name = p.header.as_mut().unwrap().destination.as_mut().unwrap();
+                name.str_name.as_mut().unwrap().str_component_0.push('x');
+            }),
+            ("identity", |p| p.header.as_mut().unwrap().identity.insert(0, 'x')),
+            ("session type", |p| p.session.as_mut().unwrap().session_type ^= 3),
+            ("message type", |p| p.session.as_mut().unwrap().session_message_type ^= 1),
+            ("session id", |p| p.session.as_mut().unwrap().session_id ^= 1),
+            ("message id", |p| p.session.as_mut().unwrap().message_id ^= 1 << 31),
+            ("content", |p| p.msg = None),
+            ("signature", |p| {
+                let signature = p.header.as_mut().unwrap().e2e_header_sig.as_mut().unwrap();
+                *signature.last_mut().unwrap() ^= 1;
+            }),
+        ];
+        for (what, change) in changes {
+            let mut changed = publish.clone();
+            change(&mut changed);
+            let message_type = Some(MessageType::Publish(changed));
+            assert!(!is_good(&Message { message_type, ..message.clone() }), "{what}: {entry}");
+        }
+        for key in message.metadata.keys() {
+            let mut changed = message.clone();
+            changed.metadata.get_mut(key).unwrap().insert(0, 'A');
+            assert!(!is_good(&changed), "{key}: {entry}");
+        }
+        // What nodes change is not signed.
+        let mut changed = publish.clone();
+        let header = changed.header.as_mut().unwrap();
+        (header.ttl, header.fanout, header.incoming_conn) = (1, 7, Some(9));
+        let message_type = Some(MessageType::Publish(changed));
+        assert!(is_good(&Message { message_type, ..message.clone() }), "{entry}");
+        checked += 1;
+    }
+    assert!(checked >= 10, "{checked}");
+}
+
+fn name_of(name: &mut Option<slim::wire::Name>) -> &mut slim::wire::EncodedName {
+    name.as_mut().unwrap().name.as_mut().unwrap()
+}
+
+#[test]
 fn aad_and_payload_input_of_every_message_type() {
     let folder = format!("{}/tests/vectors/session/message-types", env!("CARGO_MANIFEST_DIR"));
     let mut checked = 0;

@@ -206,6 +206,12 @@ fn defect_10_two_instances_of_one_service_are_two_peers() {
         assert_eq!(world.messages(at, theirs), [full]);
     }
     assert_eq!([a, b].map(|at| world.processes[at].node.stats().sessions), [1, 1]);
+    // 03 checklist 19: under the bare name, one of them.
+    let (_, op) = world.open_start(c, client, "org/ns/svc", reliable(500, 3));
+    assert_eq!(world.finish(c, op), Ok(Value::Nothing));
+    world.run(SECOND);
+    let sessions = [a, b].map(|at| world.processes[at].node.stats().sessions);
+    assert!(matches!(sessions, [2, 1] | [1, 2]), "{sessions:?}");
 }
 
 #[test]

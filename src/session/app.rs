@@ -321,7 +321,7 @@ impl App {
     ) {
         let control = incoming.kind.is_control();
         if control {
-            if let Err(error) = self.verify(message, cx.now) {
+            if let Err(error) = self.verify(message, &incoming.source, cx.now) {
                 let (kind, source) = (incoming.kind, &incoming.source);
                 return log::warn!("session {id}: {kind:?} from {source} was dropped: {error}");
             }
@@ -364,7 +364,7 @@ impl App {
         {
             return log::debug!("a discovery of {} was dropped", incoming.destination);
         }
-        if let Err(error) = self.verify(message, cx.now) {
+        if let Err(error) = self.verify(message, &incoming.source, cx.now) {
             let source = &incoming.source;
             return log::warn!("a discovery request of {source} was dropped: {error}");
         }
@@ -420,7 +420,7 @@ impl App {
         if !self.is_for_us(&incoming.destination) || !exact {
             return log::debug!("an invitation of {} was dropped", incoming.destination);
         }
-        if let Err(error) = self.verify(message, cx.now) {
+        if let Err(error) = self.verify(message, &incoming.source, cx.now) {
             return log::warn!("an invitation of {} was dropped: {error}", incoming.source);
         }
         if header.session_type != SessionType::PointToPoint as i32 {
@@ -477,7 +477,12 @@ impl App {
     }
 
     /// Checks the token, both signatures and the binding of a control message.
-    fn verify(&mut self, message: &Message, now: Now) -> Result<Verified, identity::Error> {
+    fn verify(
+        &mut self,
+        message: &Message,
+        sender: &Name,
+        now: Now,
+    ) -> Result<Verified, identity::Error> {
         let verified = verify_control(message, &mut *self.verifier, now)?;
         let mut result = Ok(());
         if !verified.payload_signed {
@@ -488,13 +493,13 @@ impl App {
             Binding::Off => {}
             Binding::Warn => {
                 for error in [source.err(), result.err()].into_iter().flatten() {
-                    log::warn!("identity binding: {error}");
+                    log::warn!("identity binding: {sender}: {error}");
                 }
             }
             Binding::Default => {
                 source?;
                 if let Err(error) = result {
-                    log::warn!("identity binding: {error}");
+                    log::warn!("identity binding: {sender}: {error}");
                 }
             }
             Binding::Enforce => {
@@ -762,5 +767,46 @@ impl Seen {
         }
         self.senders.push_back(sender);
         new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heartbeat(from: u128, message_id: u32) -> Incoming {
+        let source = Name::new(["o", "n", "s"], crate::name::NameId(from));
+        Incoming {
+            kind: SessionMessageType::Heartbeat,
+            destination: source.clone(),
+            source,
+            message_id,
+            metadata: Default::default(),
+            content: None,
+            error: false,
+            connection: ConnectionId(0),
+        }
+    }
+
+    #[test]
+    fn spec03_39_what_was_seen_is_bounded() {
+        let mut seen = Seen::default();
+        let most = limits::SEEN_CONTROL_MESSAGES as u32;
+        assert!((1..=most).all(|id| seen.insert(&heartbeat(1, id))));
+        assert!(!seen.insert(&heartbeat(1, 1)), "at the limit");
+        let other = SessionMessageType::GroupAck;
+        assert!(seen.insert(&Incoming { kind: other, ..heartbeat(1, 2) }), "another kind");
+        assert!(seen.insert(&heartbeat(1, 1)), "the oldest is forgotten for it");
+        assert_eq!(seen.senders[0].order.len(), limits::SEEN_CONTROL_MESSAGES);
+        assert_eq!(seen.senders[0].known.len(), limits::SEEN_CONTROL_MESSAGES);
+
+        let mut seen = Seen::default();
+        let most = limits::SEEN_CONTROL_SENDERS as u128;
+        assert!((1..=most).all(|from| seen.insert(&heartbeat(from, 1))));
+        assert!(!seen.insert(&heartbeat(1, 1)), "at the limit; and heard last, now");
+        assert!(seen.insert(&heartbeat(most + 1, 1)));
+        assert_eq!(seen.senders.len(), limits::SEEN_CONTROL_SENDERS);
+        assert!(!seen.insert(&heartbeat(1, 1)));
+        assert!(seen.insert(&heartbeat(2, 1)), "who was silent longest is forgotten");
     }
 }

@@ -1,14 +1,17 @@
 //! Two apps that hand each other their messages, one by one: any of them may be lost, doubled,
 //! forged or late.
 
+mod answers;
 mod bounds;
+mod checklist;
+mod clock;
 mod defects;
 
 use super::app::{App, Output};
 use super::*;
 use crate::entropy::SeededEntropy;
 use crate::identity::test_identity::{TestIdentity, TestVerifier};
-use crate::identity::Binding;
+use crate::identity::{Binding, Provider, Verifier};
 use crate::wire::{Message, MessageType, SessionMessageType as T, SessionType};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,6 +41,7 @@ fn message_id(message: &Message) -> u32 {
 #[derive(Default)]
 struct Seen {
     messages: Vec<String>,
+    received: Vec<ReceivedMessage>,
     events: Vec<Event>,
     accepted: Vec<SessionKey>,
     ended: Vec<String>,
@@ -55,6 +59,12 @@ struct Pair {
     wire: VecDeque<(usize, Message)>,
     /// Every message that was sent: from whom.
     sent: Vec<(usize, Message)>,
+    /// Over which connection each of them was to go, and whether it comes again by itself.
+    routes: Vec<(Option<ConnectionId>, bool)>,
+    /// So many seconds is the clock of each ahead.
+    ahead: [i64; 2],
+    /// Whether it sends what versions before 3.4 send: payloads that are not signed.
+    old: [bool; 2],
     copies: Copies,
     entropy: SeededEntropy,
     start: Now,
@@ -68,11 +78,20 @@ impl Pair {
     }
 
     fn with_binding(binding: Binding) -> Pair {
+        Pair::with_identities(binding, |name| {
+            (Box::new(TestIdentity(format!("{name}_x"))), Box::new(TestVerifier))
+        })
+    }
+
+    fn with_identities(
+        binding: Binding,
+        mut identity: impl FnMut(&str) -> (Box<dyn Provider>, Box<dyn Verifier>),
+    ) -> Pair {
         let start = Now { mono: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
-        let app = |at: u64, name: &str| {
-            let identity = Box::new(TestIdentity(format!("{name}_x")));
+        let mut app = |at: u64, name: &str| {
+            let (provider, verifier) = identity(name);
             let parsed = Name::parse(name).unwrap();
-            App::new(AppId(at), &parsed, "3.4.6", identity, Box::new(TestVerifier), binding)
+            App::new(AppId(at), &parsed, "3.4.6", provider, verifier, binding)
         };
         let apps = [app(0, "o/n/alice"), app(1, "o/n/bob")];
         let names = [apps[0].name().clone(), apps[1].name().clone()];
@@ -83,6 +102,9 @@ impl Pair {
             done: BTreeMap::new(),
             wire: VecDeque::new(),
             sent: Vec::new(),
+            routes: Vec::new(),
+            ahead: [0; 2],
+            old: [false; 2],
             copies: Box::new(|_, _| 1),
             entropy: SeededEntropy::new(1),
             start,
@@ -96,8 +118,14 @@ impl Pair {
         OpId(self.ops)
     }
 
+    /// The time as one side sees it.
+    fn now(&self, at: usize) -> Now {
+        let unix = self.now.unix.as_secs().saturating_add_signed(self.ahead[at]);
+        Now { unix: Duration::from_secs(unix), ..self.now }
+    }
+
     fn with<R>(&mut self, at: usize, act: impl FnOnce(&mut App, &mut Context<'_>) -> R) -> R {
-        let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+        let mut cx = Context { now: self.now(at), entropy: &mut self.entropy };
         let result = act(&mut self.apps[at], &mut cx);
         self.settle();
         result
@@ -111,17 +139,22 @@ impl Pair {
                 }
             }
             let Some((to, message)) = self.wire.pop_front() else { return };
-            let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+            let mut cx = Context { now: self.now(to), entropy: &mut self.entropy };
             self.apps[to].handle_message(message, ConnectionId(9), &mut cx);
         }
     }
 
     fn on_output(&mut self, at: usize, output: Output) {
+        let now = self.now(at);
         let seen = &mut self.seen[at];
         match output {
-            Output::Send { mut message, .. } => {
-                let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+            Output::Send { mut message, about, via } => {
+                let mut cx = Context { now, entropy: &mut self.entropy };
                 self.apps[at].finish(&mut message, &mut cx).unwrap();
+                if self.old[at] {
+                    message.metadata.remove(crate::identity::PAYLOAD_SIGNATURE_KEY);
+                }
+                self.routes.push((via, about.comes_again));
                 for _ in 0..(self.copies)(at, &message) {
                     self.wire.push_back((1 - at, (*message).clone()));
                 }
@@ -134,6 +167,7 @@ impl Pair {
             Output::NewSession(key, _) => seen.accepted.push(key),
             Output::Item(_, Item::Message(message)) => {
                 seen.messages.push(String::from_utf8_lossy(&message.payload).into_owned());
+                seen.received.push(*message);
             }
             Output::Item(_, Item::Event(event)) => seen.events.push(event),
             Output::Credit { messages, bytes, .. } => {
@@ -457,21 +491,48 @@ fn forged_requests_get_no_answer() {
     }
 }
 
-#[test]
-fn an_unsigned_payload_is_only_refused_when_enforced() {
-    // Versions before 3.4 never sign it.
-    for (binding, answered) in
-        [(Binding::Off, 1), (Binding::Warn, 1), (Binding::Default, 1), (Binding::Enforce, 0)]
-    {
+/// A session with somebody whose payloads are not signed, and the warnings about that.
+fn with_a_peer_of_old(binding: Binding, name: &str) -> (Result<(), Error>, Vec<String>) {
+    let mut result = Ok(());
+    let mut lines = crate::logging::tests::warnings(|| {
         let mut pair = Pair::with_binding(binding);
+        pair.old = [true, false];
+        let identity = TestIdentity(format!("{name}_x"));
+        let parsed = Name::parse(name).unwrap();
+        let verifier = Box::new(TestVerifier);
+        pair.apps[0] = App::new(AppId(0), &parsed, "3.3.1", Box::new(identity), verifier, binding);
         let (op, to) = (pair.op(), Name::parse("o/n/bob").unwrap());
-        pair.copies = Box::new(|_, _| 0);
-        pair.with(0, |app, cx| app.open(config(true), &to, op, cx)).unwrap();
-        let mut request = pair.sent[0].1.clone();
-        request.metadata.clear();
-        pair.with(1, |app, cx| app.handle_message(request, ConnectionId(9), cx));
-        assert_eq!(pair.count(1, T::DiscoveryReply), answered, "{binding:?}");
+        let ours = pair.with(0, |app, cx| app.open(config(true), &to, op, cx)).unwrap();
+        pair.run(10 * T);
+        result = pair.done[&op].1.clone();
+        if result.is_ok() {
+            let publish = pair.publish(0, ours, "hello");
+            pair.run(Duration::from_secs(60));
+            let close = pair.close(0, ours);
+            assert_eq!((&pair.done[&publish].1, &pair.done[&close].1), (&Ok(()), &Ok(())));
+            assert_eq!(pair.seen[1].messages, ["hello"]);
+            assert!(pair.seen[1].events.is_empty());
+        }
+    });
+    lines.retain(|line| line.contains(name));
+    (result, lines)
+}
+
+#[test]
+fn spec04_8_an_unsigned_payload_is_refused_only_when_enforced_and_warned_about_once() {
+    // Versions before 3.4 never sign it (DESIGN decision 9).
+    let (result, lines) = with_a_peer_of_old(Binding::Off, "o/n/old-off");
+    assert_eq!((result, lines), (Ok(()), vec![]));
+    for (binding, name) in [(Binding::Warn, "o/n/old-warn"), (Binding::Default, "o/n/old-unset")] {
+        let (result, lines) = with_a_peer_of_old(binding, name);
+        assert_eq!(result, Ok(()), "{binding:?}");
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(line.contains("the payload is not signed"), "{line}");
     }
+    let (result, lines) = with_a_peer_of_old(Binding::Enforce, "o/n/old-enforce");
+    assert!(matches!(result, Err(Error::NoRoute(_))));
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.contains("was dropped") && line.contains("not signed"), "{line}");
 }
 
 #[test]

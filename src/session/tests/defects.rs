@@ -41,7 +41,7 @@ impl Pair {
     }
 
     /// Both directions still work.
-    fn still_works(&mut self, ours: SessionKey, theirs: SessionKey) {
+    pub(super) fn still_works(&mut self, ours: SessionKey, theirs: SessionKey) {
         for (at, key) in [(0, ours), (1, theirs)] {
             let op = self.publish(at, key, "still here");
             self.run(2 * T);
