@@ -348,7 +348,8 @@ fn spec04_5_any_change_of_what_is_signed_is_noticed() {
             verify_control(message, &mut verifier, at(issued)).is_ok_and(|v| v.payload_signed)
         };
         assert!(is_good(&message));
-        let changes: [(&str, fn(&mut Publish)); 10] = [
+        type Change = fn(&mut Publish);
+        let changes: [(&str, Change); 10] = [
             ("source", |p| name_of(&mut p.header.as_mut().unwrap().source).component_0 ^= 1),
             ("destination", |p| {
                 name_of(&mut p.header.as_mut().unwrap().destination).component_2 ^= 1
