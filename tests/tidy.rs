@@ -27,7 +27,8 @@ fn is_test(path: &Path) -> bool {
 /// A file without its tests.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
-    text.split("#[cfg(test)]\nmod tests {").next().unwrap().to_owned()
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    code.split("#[cfg(test)]\npub(crate) mod tests {").next().unwrap().to_owned()
 }
 
 #[test]

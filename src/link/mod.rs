@@ -164,6 +164,8 @@ pub struct Link {
     born: Instant,
     /// The peer was told that the link is old.
     told_age: bool,
+    /// And has ended it, as it was asked to.
+    handed_over: bool,
     /// Replaced by another: nothing more is sent, and it ends then at the latest.
     retired: Option<Instant>,
     /// Nothing is sent yet: the link whose place it takes has not ended.
@@ -223,6 +225,7 @@ impl Link {
             ping_sent: None,
             born: now.mono,
             told_age: false,
+            handed_over: false,
             retired: None,
             holds_back: false,
             lingers: false,
@@ -249,6 +252,12 @@ impl Link {
     /// is to see the end of the stream before the end of the connection.
     pub fn lingers(&self) -> bool {
         self.lingers
+    }
+
+    /// Whether the peer has ended it because it was told that it is old: another link takes its
+    /// place.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over
     }
 
     /// Takes bytes that arrived, at most [`limits::HTTP2_FEED`] at once.
@@ -614,7 +623,10 @@ impl Link {
             http2::Event::Trailers(trailers) => self.on_trailers(&trailers),
             http2::Event::EndOfStream => match self.dial {
                 // Half-close is the end of a link (spec 01 section 1.4).
-                None => self.refuse(0, "", "the peer closed the link"),
+                None => {
+                    self.handed_over = self.told_age;
+                    self.refuse(0, "", "the peer closed the link");
+                }
                 Some(_) => self.cancel("the peer closed the link"),
             },
             http2::Event::Reset(code) => {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::limits;
 use crate::link::{CloseReason, DialConfig, Event, Link, LinkConfig};
 use crate::router::{ConnectionId, ConnectionKind};
+use crate::session::app::App;
 use crate::session::OpId;
 use crate::wire::{FrameKind, LinkConnectionType};
 
@@ -361,6 +362,8 @@ impl Node {
             connection.map_or("not yet negotiated".to_owned(), |id| id.to_string())
         );
         let entry = self.transports.get_mut(&transport);
+        let link = entry.as_ref().and_then(|entry| entry.link.as_ref());
+        let handed_over = link.is_some_and(Link::is_handed_over);
         match entry.filter(|t| t.link.as_ref().is_some_and(Link::lingers)) {
             Some(entry) => {
                 entry.lingers = true;
@@ -372,6 +375,10 @@ impl Node {
             _ => self.close_transport(transport),
         }
         if let Some(id) = connection {
+            if handed_over {
+                // Its sessions go on over another, and will see which.
+                self.each_app(now, |app| app.handle_handed_over(id));
+            }
             self.lost(id, transport, reason, now);
         }
     }
@@ -449,8 +456,12 @@ impl Node {
 
     /// Apps are told that a connection was lost or is back.
     fn tell_apps(&mut self, id: ConnectionId, up: bool, now: Now) {
+        self.each_app(now, |app| app.handle_connection(id, up));
+    }
+
+    fn each_app(&mut self, now: Now, act: impl Fn(&mut App)) {
         for app in self.apps.keys().copied().collect::<Vec<_>>() {
-            self.with_app(app, now, |app, _| app.handle_connection(id, up));
+            self.with_app(app, now, |app, _| act(app));
         }
     }
 }

@@ -258,6 +258,13 @@ impl App {
         }
     }
 
+    /// What came over this connection will come over another: nobody was without one.
+    pub(crate) fn handle_handed_over(&mut self, connection: ConnectionId) {
+        for entry in self.sessions.values_mut() {
+            entry.session.handle_handed_over(connection);
+        }
+    }
+
     /// When [`App::handle_timeout`] wants to be called.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first()

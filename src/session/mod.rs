@@ -577,6 +577,13 @@ impl Session {
         }
     }
 
+    /// The connection is replaced by another, which is not known yet.
+    pub(crate) fn handle_handed_over(&mut self, connection: ConnectionId) {
+        if self.via == Some(connection) {
+            self.via = None;
+        }
+    }
+
     /// Ends the session at once: the peers are told, but not waited for.
     pub(crate) fn leave(&mut self, reason: &str, cx: &mut Context<'_>) {
         if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
