@@ -463,6 +463,78 @@ fn a_link_that_never_reads_stops_only_those_that_send_to_it() {
     assert!(after.memory_kib <= before.memory_kib + MEMORY_TOLERANCE_KIB, "{before:?} {after:?}");
 }
 
+/// A thousand links that only live, in a process of its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_thousand_idle_links_are_small() {
+    const LINKS: usize = 1000;
+    let _turn = turn();
+    if descriptors() < LINKS as u64 + 100 {
+        return eprintln!("skipped: a process may not have {LINKS} descriptors here (ulimit -n)");
+    }
+    let target = Target::start();
+    // The first links make what the process has only once.
+    let first = Peer::negotiated(target.port);
+    let before = target.usage();
+    let links: Vec<Peer> = (0..LINKS).map(|_| Peer::negotiated(target.port)).collect();
+    let grown = target.usage().memory_kib - before.memory_kib;
+    eprintln!("{LINKS} idle links: {grown} KiB");
+    assert!(grown <= 64 * LINKS, "{grown} KiB for {LINKS} links");
+    // Each of them works.
+    for mut link in links.into_iter().chain([first]) {
+        link.ping();
+    }
+    target.settle(before.descriptors - 1).unwrap();
+}
+
+/// How many descriptors this process and its children may have, raised as far as it goes.
+#[cfg(target_os = "linux")]
+fn descriptors() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a valid place, and is set before it is read.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+    }
+    limit.rlim_cur
+}
+
+/// A node without links is small, and nothing wakes it: looked at for a minute in `make soak`, for
+/// two seconds else.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_node_without_links_sleeps_and_is_small() {
+    let target = Target::start();
+    // Its start is over when a link has come and gone.
+    drop(Peer::negotiated(target.port));
+    std::thread::sleep(limits::LINGER + Duration::from_secs(1));
+    let usage = target.usage();
+    assert!(usage.memory_kib <= 8 * 1024, "{} KiB", usage.memory_kib);
+    let before = target.wakeups();
+    std::thread::sleep(Duration::from_secs(if bystanders::soak() { 60 } else { 2 }));
+    assert_eq!(target.wakeups(), before);
+}
+
+/// What is waiting to be accepted when the descriptors are used up is accepted when there are some
+/// again, without anybody knocking anew.
+#[test]
+#[cfg(unix)]
+fn a_node_without_descriptors_accepts_again_when_it_has_some() {
+    let slim = support::slim();
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""]).arg(slim.get_program());
+    let (_process, port) = support::node(&mut limited);
+    let mut taken: Vec<std::net::TcpStream> =
+        (0..32).map(|_| std::net::TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    // More than the node may have; the last waits in the kernel's queue.
+    let mut waiting = Peer::silent(port);
+    std::thread::sleep(2 * limits::ACCEPT_RETRY);
+    taken.truncate(2);
+    waiting.ping();
+}
+
 /// An app that accepts a session and never receives: its sender is stopped by its windows, and
 /// nobody else notices.
 #[test]

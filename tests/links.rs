@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use slim::api;
 use slim::config::{ClientConfig, NodeConfig, ServerConfig};
+use slim::limits;
 use slim::link::Age;
 use slim::name::Name;
 use slim::node::Value;
 use slim::router::ConnectionId;
-use slim::session::{Event, SessionConfig, SessionKey};
-use slim::wire::{LinkNegotiationPayload, LinkType, MessageType};
+use slim::session::{AppId, Event, Retry, SessionConfig, SessionKey};
+use slim::wire::{LinkNegotiationPayload, LinkType, Message, MessageType};
 use world::{World, SECRET};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -221,7 +222,7 @@ fn a_request_timeout_bounds_the_wait_for_the_response() {
     for (json, limit) in [
         (r#", "request_timeout": "3s""#, 3 * SECOND),
         (r#", "request_timeout": "30s""#, 30 * SECOND),
-        ("", slim::limits::RESPONSE_HEAD_TIMEOUT),
+        ("", limits::RESPONSE_HEAD_TIMEOUT),
     ] {
         let mut world = World::new(1);
         let (node, a) = (world.process("node"), world.process("alice"));
@@ -232,6 +233,300 @@ fn a_request_timeout_bounds_the_wait_for_the_response() {
         assert!(error.contains("no response head"), "{error}");
         assert_eq!(world.ended_at(a, op), limit);
     }
+}
+
+/// Alice at one node and Bob at another, which reach each other over one link between nodes.
+struct Far {
+    world: World,
+    nodes: [usize; 2],
+    alice: (usize, SessionKey),
+    bob: (usize, SessionKey),
+}
+
+fn far(reliable: Option<Retry>) -> Far {
+    let mut world = World::new(1);
+    let nodes = [world.process("west"), world.process("east")];
+    let (a, b) = (world.process("alice"), world.process("bob"));
+    let (alice, bob) = (world.app(a, "org/ns/alice"), world.app(b, "org/ns/bob"));
+    chain(&mut world, &nodes, (a, alice), (b, bob));
+    let config = SessionConfig { reliable, ..SessionConfig::default() };
+    let (ours, theirs) = world.open((a, alice), b, "org/ns/bob", config);
+    Far { world, nodes, alice: (a, ours), bob: (b, theirs) }
+}
+
+/// Joins nodes in a row by links between nodes, an app at each end, with routes both ways.
+fn chain(world: &mut World, nodes: &[usize], first: (usize, AppId), last: (usize, AppId)) {
+    let [to_first, to_last] = [first, last].map(|(process, app)| world.name(process, app));
+    for pair in nodes.windows(2) {
+        let (from, to) = (pair[0], pair[1]);
+        let op = world.dial_start(from, to, r#", "connection_type": "remote""#, None);
+        let Ok(Value::Connection(onward)) = world.finish(from, op) else { panic!("not joined") };
+        world.run(SECOND / 10);
+        // Each node dials one and accepts one; the first number is that of what came first.
+        let back = ConnectionId(0);
+        world.processes[from].node.set_route(&to_last, onward).unwrap();
+        world.processes[to].node.set_route(&to_first, back).unwrap();
+    }
+    world.attach(first.0, first.1, nodes[0]);
+    world.attach(last.0, last.1, nodes[nodes.len() - 1]);
+}
+
+#[test]
+fn spec02_14_a_message_makes_as_many_hops_as_it_may() {
+    // Each node takes one off, and so does the app's own; one must be left.
+    let most = limits::TTL as usize - 2;
+    for (count, arrives) in [(most, true), (most + 1, false)] {
+        let mut world = World::new(1);
+        let nodes: Vec<usize> = (0..count).map(|n| world.process(&format!("node{n}"))).collect();
+        let (a, b) = (world.process("alice"), world.process("bob"));
+        let (alice, bob) = (world.app(a, "org/ns/alice"), world.app(b, "org/ns/bob"));
+        chain(&mut world, &nodes, (a, alice), (b, bob));
+        let (_, op) = world.open_start(a, alice, "org/ns/bob", SessionConfig::default());
+        assert_eq!(world.finish(a, op).is_ok(), arrives, "over {count} nodes");
+        // What is dropped is dropped at the end of the way.
+        let dropped = world.processes[b].node.stats().dropped;
+        assert_eq!(dropped == 0, arrives, "{dropped}");
+    }
+}
+
+/// Floods both ways at once, and checks that everything arrives.
+fn flood(world: &mut World, alice: (usize, SessionKey), bob: (usize, SessionKey)) {
+    world.capacity = 16 * 1024;
+    let text = "y".repeat(8_000);
+    let mut ops = Vec::new();
+    for _ in 0..limits::SENDER_WINDOW {
+        for (at, session) in [alice, bob] {
+            ops.push((at, world.publish(at, session, &text)));
+        }
+    }
+    for (at, op) in ops {
+        assert_eq!(world.finish(at, op), Ok(Value::Nothing));
+    }
+    for (at, session) in [alice, bob] {
+        assert_eq!(world.messages(at, session).len(), limits::SENDER_WINDOW);
+    }
+}
+
+const PATIENT: Retry = Retry { interval: Duration::from_secs(2), max_retries: 100 };
+
+#[test]
+fn two_apps_that_flood_each_other_reliably_do_not_lock_up() {
+    let mut world = World::new(1);
+    let node = world.process("node");
+    let (a, b) = (world.process("alice"), world.process("bob"));
+    let (alice, bob) = (world.app(a, "org/ns/alice"), world.app(b, "org/ns/bob"));
+    world.attach(a, alice, node);
+    world.attach(b, bob, node);
+    let config = SessionConfig { reliable: Some(PATIENT), ..SessionConfig::default() };
+    let (ours, theirs) = world.open((a, alice), b, "org/ns/bob", config);
+    flood(&mut world, (a, ours), (b, theirs));
+}
+
+#[test]
+fn nor_do_they_through_two_nodes() {
+    let Far { mut world, alice, bob, .. } = far(Some(PATIENT));
+    flood(&mut world, alice, bob);
+}
+
+#[test]
+fn a_link_between_nodes_that_takes_nothing_stays_and_what_is_in_transit_is_dropped() {
+    let Far { mut world, nodes: [west, east], alice, bob } = far(None);
+    world.hold("west->east", true);
+    let text = "x".repeat(1000);
+    for n in 0..5000 {
+        world.publish(alice.0, alice.1, &format!("{n} {text}"));
+    }
+    // The windows are full; whoever sends waits.
+    world.run(limits::STUCK_RECEIVER_TIMEOUT - SECOND);
+    let waits = |world: &World| world.processes[alice.0].node.stats().backlog;
+    let dropped = |world: &World| world.processes[west].node.stats().dropped;
+    assert!(waits(&world) > 1_000_000 && dropped(&world) == 0, "{}", waits(&world));
+    world.run(2 * SECOND);
+    assert!(waits(&world) == 0 && dropped(&world) > 1000, "{}", dropped(&world));
+    let stats = world.processes[west].node.stats();
+    assert_eq!((stats.connections, stats.up), (2, 2), "it is not cut");
+    // It moves again: what waited for it arrives, in order, then what is new.
+    world.hold("west->east", false);
+    world.run(SECOND);
+    let before = dropped(&world);
+    world.publish(alice.0, alice.1, "5000 after");
+    world.run(SECOND);
+    let got = world.messages(bob.0, bob.1);
+    let number = |text: &String| text.split(' ').next().unwrap().parse::<usize>().unwrap();
+    assert!(got.is_sorted_by_key(number) && got.last().is_some_and(|text| text == "5000 after"));
+    assert_eq!(dropped(&world), before);
+    // Heartbeats were dropped, too.
+    let beats = limits::STUCK_RECEIVER_TIMEOUT.as_secs() / limits::HEARTBEAT.as_secs() + 1;
+    let all = got.len() as u64 + before;
+    assert!((5001..=5001 + beats).contains(&all), "each arrived or was counted: {all}");
+    assert_eq!(world.processes[east].node.stats().dropped, 0);
+}
+
+#[test]
+fn what_waits_for_a_link_whose_senders_come_back_again_and_again_is_bounded() {
+    let Far { mut world, nodes: [west, _], alice, .. } = far(None);
+    world.hold("west->east", true);
+    let text = "x".repeat(100_000);
+    let window = limits::STREAM_WINDOW as usize;
+    let bound = limits::TRANSIT_BACKLOG + text.len() + 2000;
+    // On each new link another window's worth comes before it has to wait.
+    for round in 0..limits::TRANSIT_BACKLOG / window + 8 {
+        for _ in 0..window / text.len() + 1 {
+            world.publish(alice.0, alice.1, &text);
+        }
+        world.run(SECOND / 2);
+        let stats = world.processes[west].node.stats();
+        assert!(stats.backlog <= bound, "round {round}: {stats:?}");
+        world.cut(alice.0);
+        world.run(SECOND / 2);
+    }
+    let stats = world.processes[west].node.stats();
+    assert!(stats.backlog > limits::TRANSIT_BACKLOG && stats.dropped > 0, "{stats:?}");
+}
+
+#[test]
+fn spec01_16_a_link_that_lasted_is_dialled_again_at_once_and_a_short_one_after_a_pause() {
+    let moment = Duration::from_millis(1);
+    for (lasted, pause) in
+        [(limits::STABLE_LINK, Duration::ZERO), (limits::STABLE_LINK - moment, 2 * SECOND)]
+    {
+        let mut world = World::new(1).with_trace();
+        let (node, a) = (world.process("node"), world.process("alice"));
+        let alice = world.app(a, "org/ns/alice");
+        let connection = world.connect(a, node);
+        world.run(lasted);
+        world.cut(a);
+        let start = world.time();
+        let up = |world: &World| world.processes[a].node.stats().up == 1;
+        assert!(!up(&world) && world.run_until(10 * SECOND, up));
+        let took = world.time() - start;
+        assert!(took >= pause && took < pause + SECOND / 10, "{took:?} after {lasted:?}");
+        // The same link by its id, with a new key.
+        let made = negotiations(&world, "alice->node");
+        assert_eq!((made.len(), &made[0].link_id), (2, &made[1].link_id));
+        assert_ne!(made[0].link_ecdh_public_key, made[1].link_ecdh_public_key);
+        world.subscribe(a, alice, connection);
+    }
+}
+
+#[test]
+fn spec01_17_refused_connections_are_tried_as_often_as_configured() {
+    for (backoff, expected) in [
+        (r#"{"type": "fixed_interval", "interval": "2s", "max_attempts": 3}"#, 6000),
+        (r#"{"type": "exponential", "base": 10, "max_delay": "1h", "max_attempts": 3}"#, 1110),
+        (r#"{"type": "fixed_interval", "interval": "2s", "max_attempts": 0}"#, 0),
+    ] {
+        let mut world = World::new(1);
+        let (node, a) = (world.process("node"), world.process("alice"));
+        world.processes[node].up = false;
+        let op = world.dial_start(a, node, &format!(r#", "backoff": {backoff}"#), None);
+        assert!(world.finish(a, op).is_err());
+        assert_eq!(world.ended_at(a, op), Duration::from_millis(expected), "{backoff}");
+    }
+    // By default for ever.
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    world.processes[node].up = false;
+    let op = world.connect_start(a, node, None);
+    world.run(3601 * SECOND);
+    world.processes[node].up = true;
+    assert!(matches!(world.finish(a, op), Ok(Value::Connection(_))));
+    assert!(world.time() < 3604 * SECOND);
+}
+
+/// The requests of one kind on a link: number, identity and ttl of each, with its bytes.
+fn subscriptions(world: &World, link: &str) -> Vec<(u64, Message)> {
+    let on_link = world.trace.iter().filter(|(name, _)| name == link);
+    on_link
+        .filter_map(|(_, message)| match &message.message_type {
+            Some(MessageType::Subscribe(s)) => Some((s.subscription_id, message.clone())),
+            Some(MessageType::Unsubscribe(s)) => Some((s.subscription_id, message.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn spec01_15_an_unacknowledged_subscription_is_sent_again_three_times() {
+    let mut world = World::new(1).with_trace();
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    let connection = world.connect(a, node);
+    world.processes[node].paused = true;
+    let (name, op, now) = (world.name(a, alice), world.op(), world.now);
+    let start = world.time();
+    world.processes[a].node.subscribe(alice, &name, connection, op, now).unwrap();
+    let mut times = Vec::new();
+    let mut seen = 0;
+    for tenth in 0..250 {
+        let sent = subscriptions(&world, "alice->node").len();
+        if sent > seen {
+            times.push(tenth / 10);
+            seen = sent;
+        }
+        world.run(SECOND / 10);
+    }
+    let retry = limits::SUBSCRIPTION_RETRY.as_secs();
+    assert_eq!(
+        times,
+        (0..=u64::from(limits::SUBSCRIPTION_RETRIES)).map(|n| n * retry).collect::<Vec<_>>()
+    );
+    let sent = subscriptions(&world, "alice->node");
+    assert!(sent.iter().all(|(id, _)| *id == sent[0].0 && *id != 0), "one number for all");
+    assert_eq!(world.ended_at(a, op) - start, limits::SUBSCRIPTION_WAIT);
+}
+
+#[test]
+fn spec02_23_what_is_replayed_has_a_fresh_number_and_can_be_taken_back() {
+    let mut world = World::new(1).with_trace();
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    let connection = world.attach(a, alice, node);
+    let alias = Name::parse("org/ns/alias").unwrap();
+    let op = world.op();
+    let now = world.now;
+    world.processes[a].node.subscribe(alice, &alias, connection, op, now).unwrap();
+    assert_eq!(world.finish(a, op), Ok(Value::Nothing));
+    // Asked for, and not answered when the link is lost: asked for again with the others.
+    world.hold("node->alice", true);
+    let third = Name::parse("org/ns/third").unwrap();
+    let (waiting, now) = (world.op(), world.now);
+    world.processes[a].node.subscribe(alice, &third, connection, waiting, now).unwrap();
+    world.run(SECOND);
+    world.cut(a);
+    world.run(SECOND);
+    assert_eq!(world.finish(a, waiting), Ok(Value::Nothing));
+    let mut numbers: Vec<u64> =
+        subscriptions(&world, "alice->node").into_iter().map(|(id, _)| id).collect();
+    assert_eq!(numbers.len(), 6);
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert!(numbers.len() == 6 && numbers[0] != 0, "each its own: {numbers:?}");
+    let stats = |world: &World, at: usize| {
+        let stats = world.processes[at].node.stats();
+        (stats.names, stats.subscriptions, stats.unacknowledged)
+    };
+    assert_eq!(stats(&world, node), (3, 0, 0));
+    for name in [&alias, &third] {
+        let (op, now) = (world.op(), world.now);
+        world.processes[a].node.unsubscribe(alice, name, connection, op, now).unwrap();
+        assert_eq!(world.finish(a, op), Ok(Value::Nothing));
+    }
+    assert_eq!((stats(&world, node), stats(&world, a)), ((1, 0, 0), (1, 1, 0)));
+}
+
+#[test]
+fn spec01_19_a_node_forgets_a_client_with_its_link() {
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    let connection = world.attach(a, alice, node);
+    assert_eq!(world.processes[node].node.stats().names, 1);
+    let now = world.now;
+    world.processes[a].node.disconnect(connection, now).unwrap();
+    world.run(3 * Duration::from_millis(1));
+    let stats = world.processes[node].node.stats();
+    assert_eq!((stats.names, stats.connections), (0, 0), "no grace");
 }
 
 /// A node that listens, and how it is reached.
@@ -248,14 +543,8 @@ fn server(keepalive: &str) -> (api::Node, ClientConfig) {
 fn old_links_over_real_sockets() {
     let ages = r#"{"max_connection_age": "300ms", "max_connection_age_grace": "400ms"}"#;
     let (_server, endpoint) = server(ages);
-    let app = |name: &str| {
-        let node = api::Node::new(&NodeConfig::default()).unwrap();
-        let app = node.app_with_secret(name, SECRET).unwrap();
-        app.connect(&endpoint, PATIENCE).unwrap();
-        (node, app)
-    };
-    let (_a, alice) = app("org/ns/alice");
-    let (_b, bob) = app("org/ns/bob");
+    let (_a, alice) = app("org/ns/alice", &endpoint);
+    let (_b, bob) = app("org/ns/bob", &endpoint);
     let options = api::SessionOptions { events: true, ..api::SessionOptions::default() };
     let ours = alice.open(&options, "org/ns/bob", PATIENCE).unwrap();
     let theirs = bob.accept(true, PATIENCE).unwrap();
@@ -277,4 +566,88 @@ fn old_links_over_real_sockets() {
     assert_eq!(peer.answer(), "grpc-status 0, closed");
     let lasted = begun.elapsed();
     assert!(lasted >= Duration::from_millis(700), "{lasted:?}");
+}
+
+/// An app with a node of its own, connected.
+fn app(name: &str, to: &ClientConfig) -> (api::Node, api::App) {
+    let node = api::Node::new(&NodeConfig::default()).unwrap();
+    let app = node.app_with_secret(name, SECRET).unwrap();
+    app.connect(to, PATIENCE).unwrap();
+    (node, app)
+}
+
+#[test]
+fn floods_over_real_sockets_and_two_nodes() {
+    let (west, to_west) = server("{}");
+    let (east, to_east) = server("{}");
+    let (_a, alice) = app("org/ns/alice", &to_west);
+    let (_b, bob) = app("org/ns/bob", &to_east);
+    // One link between the nodes for each direction; whose turn it is at a node makes a route there.
+    for (node, to, name) in [(&west, &to_east, bob.name()), (&east, &to_west, alice.name())] {
+        let json =
+            format!(r#"{{"endpoint": "{}", "connection_type": "remote"}}"#, to.endpoint.text);
+        let link = node.connect(&ClientConfig::parse(&json).unwrap(), PATIENCE).unwrap();
+        let router = node.app_with_secret("org/ns/router", SECRET).unwrap();
+        router.set_route(&name.to_string(), link).unwrap();
+    }
+    let retry = api::Retry { interval: Duration::from_secs(5), max_retries: 20 };
+    let options = api::SessionOptions { reliable: Some(retry), ..Default::default() };
+    let ours = alice.open(&options, "org/ns/bob", PATIENCE).unwrap();
+    let theirs = bob.accept(false, PATIENCE).unwrap();
+    let payload = vec![7; 64 * 1024];
+    let count = 3 * limits::SESSION_BYTES / payload.len();
+    std::thread::scope(|scope| {
+        for session in [&ours, &theirs] {
+            scope.spawn(|| {
+                for _ in 0..count {
+                    session.publish(&payload, &Default::default(), PATIENCE).unwrap();
+                }
+                session.flush(PATIENCE).unwrap();
+            });
+            scope.spawn(|| {
+                for _ in 0..count {
+                    let item = session.receive(PATIENCE).unwrap();
+                    assert!(matches!(item, api::Item::Message(_)), "{item:?}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_link_that_never_reads_is_cut_and_nobody_else_notices() {
+    let config = NodeConfig::from_json(r#"{"stuck_receiver_timeout": "1s"}"#).unwrap();
+    let node = api::Node::new(&config).unwrap();
+    let port = node.listen(&ServerConfig::parse("127.0.0.1:0").unwrap()).unwrap();
+    let endpoint = ClientConfig::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+    let (_a, alice) = app("org/ns/alice", &endpoint);
+    let (_b, bob) = app("org/ns/bob", &endpoint);
+    let options = api::SessionOptions { events: true, ..Default::default() };
+    let ours = alice.open(&options, "org/ns/bob", PATIENCE).unwrap();
+    let theirs = bob.accept(true, PATIENCE).unwrap();
+    let talk = |text: &str| {
+        ours.publish(text.as_bytes(), &Default::default(), PATIENCE).unwrap();
+        match theirs.receive(PATIENCE).unwrap() {
+            api::Item::Message(message) => assert_eq!(message.payload, text.as_bytes()),
+            api::Item::Event(event) => panic!("{event:?}"),
+        }
+    };
+
+    let mut deaf = peer::Peer::negotiated(port);
+    let name = peer::name("deaf", 1);
+    deaf.subscribe(&name);
+    let mut sender = peer::Peer::negotiated(port);
+    let begun = Instant::now();
+    // Until the windows are full.
+    while sender.offer(peer::publish(&name, 100_000), Duration::from_millis(200)) {
+        talk("meanwhile");
+    }
+    talk("while it waits");
+    // The sender is granted more when the deaf one is gone: it waits for that here.
+    sender.drain();
+    let waited = begun.elapsed();
+    assert!(waited >= SECOND, "{waited:?}");
+    talk("after it");
+    sender.subscribe(&peer::name("sender", 1));
+    assert!(deaf.answer().ends_with("closed"));
 }

@@ -145,3 +145,53 @@ fn third_party_lists_what_is_linked_in() {
         assert_eq!(listed, lines.concat(), "make third-party");
     }
 }
+
+/// Limits that no test names, and why.
+const UNTESTED: &[(&str, &str)] = &[
+    ("INVITATIONS", "a thousand sessions that nobody accepts: not yet"),
+    ("MISSED_HEARTBEATS", "sessions: not yet"),
+    ("RETRY_INTERVAL", "sessions: not yet"),
+    ("MAX_RETRIES", "sessions: not yet"),
+    ("MAX_RETRY_INTERVAL", "sessions: not yet"),
+    ("SESSIONS", "sessions: not yet"),
+    ("SEEN_CONTROL_MESSAGES", "sessions: not yet"),
+    ("SEEN_CONTROL_SENDERS", "sessions: not yet"),
+    ("DISCOVERY_MEMO", "sessions: not yet"),
+    ("DISCOVERY_MEMO_TIME", "sessions: not yet"),
+    ("DISCOVERY_REPEAT", "sessions: not yet"),
+    ("ENDED_SESSIONS", "sessions: not yet"),
+    ("ENDED_SESSION_TIME", "sessions: not yet"),
+    ("WELCOME_WAIT", "sessions: not yet"),
+];
+
+#[test]
+fn every_limit_is_tested_by_its_name() {
+    let limits = std::fs::read_to_string(root().join("src/limits.rs")).unwrap();
+    let names: Vec<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+        .collect();
+    assert!(names.len() > 50, "{names:?}");
+    let mut tests = String::new();
+    for file in rust_files(&root().join("tests")) {
+        if !file.ends_with("tests/tidy.rs") {
+            tests.push_str(&std::fs::read_to_string(file).unwrap());
+        }
+    }
+    for file in rust_files(&root().join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        tests.push_str(match is_test(&file) {
+            true => &text,
+            false => &text[code(&file).len()..],
+        });
+    }
+    // What stands in a string names nothing.
+    let tests: String = tests.lines().filter(|line| !line.contains("\"limits::")).collect();
+    for name in names {
+        let path = format!("limits::{name}");
+        let whole = |rest: &str| !rest.starts_with(|c: char| c == '_' || c.is_alphanumeric());
+        let named = tests.split(&path).skip(1).any(whole);
+        let excused = UNTESTED.iter().any(|(excused, _)| *excused == name);
+        assert!(named || excused, "{name}: no test names it");
+    }
+}

@@ -329,3 +329,45 @@ pub(crate) fn check_size(
         false => Err(Error::TooLarge { what: "a message", len: total, limit }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Event, ReceivedMessage};
+
+    fn message(len: usize) -> Item {
+        let name = Name::parse("org/ns/app").unwrap();
+        Item::Message(Box::new(ReceivedMessage {
+            source: name.clone(),
+            destination: name,
+            payload_type: String::new(),
+            metadata: BTreeMap::new(),
+            payload: vec![0; len].into(),
+            identity: String::new(),
+            connection: ConnectionId(0),
+            is_reply: false,
+            message_id: 0,
+        }))
+    }
+
+    #[test]
+    fn an_inbox_is_full_at_its_limits_and_has_room_at_half_of_them() {
+        let level = Level::default();
+        let event = Item::Event(Event::ConnectionBack(ConnectionId(0)));
+        for _ in 1..limits::INBOX_MESSAGES {
+            assert!(!level.add(&event));
+        }
+        assert!(level.add(&event), "full, said once");
+        assert!(!level.add(&event));
+        for _ in 0..limits::INBOX_MESSAGES / 2 {
+            assert!(!level.remove(&event));
+        }
+        assert!(level.remove(&event), "room, said once");
+        assert!(!level.remove(&event));
+
+        let level = Level::default();
+        assert!(!level.add(&message(limits::INBOX_BYTES - 1)));
+        assert!(!level.add(&message(0)));
+        assert!(level.add(&message(1)));
+    }
+}

@@ -286,7 +286,7 @@ fn the_server_speaks_first_and_answers_at_once() {
     assert_eq!(kinds(&frames), [SETTINGS, WINDOW_UPDATE]);
     assert_eq!(
         settings(&frames[0]),
-        [(3, 16), (4, limits::STREAM_WINDOW), (5, 16_384), (6, 16_384)]
+        [(3, limits::CONCURRENT_STREAMS), (4, limits::STREAM_WINDOW), (5, 16_384), (6, 16_384)]
     );
     server.connection.respond(RESPONSE, false);
     assert!(!server.connection.wants_write(), "there is no request to respond to");
@@ -1034,9 +1034,77 @@ fn floods_end_the_connection() {
     }
 }
 
+/// How many of a frame are taken before the connection ends, and how many bytes of answers were
+/// ready then.
+fn most(server: &mut Side, bytes: &[u8]) -> (usize, usize, Error) {
+    for taken in 0..100_000 {
+        let ready = server.connection.control.len();
+        if let Err(error) = server.try_receive(bytes) {
+            return (taken, ready, error);
+        }
+    }
+    panic!("no end");
+}
+
+#[test]
+fn acknowledgements_that_nobody_takes_end_at_their_limit() {
+    for (bytes, answer) in [(frame(PING, 0, 0, &[0; 8]), 17), (frame(SETTINGS, 0, 0, &[]), 9)] {
+        let mut server = open_server();
+        let (taken, ready, error) = most(&mut server, &bytes);
+        assert!(matches!(error, Error::Flood(_)), "{error}");
+        // What is ready to be written does not wait in nghttp2.
+        assert!((limits::READY_CONTROL..limits::READY_CONTROL + answer).contains(&ready));
+        assert_eq!(taken, ready / answer + limits::OUTBOUND_ACKS);
+    }
+}
+
+#[test]
+fn frames_that_nobody_takes_end_at_their_limit() {
+    let mut server = open_server();
+    let ping = frame(PING, 0, 0, &[0; 8]);
+    server.receive(&ping.repeat(limits::READY_CONTROL.div_ceil(17) + limits::OUTBOUND_ACKS));
+    // Refusals, as many as nghttp2 lets wait, then frames of our own.
+    for stream in 1..=limits::CONCURRENT_STREAMS {
+        server.receive(&request_frame(2 * stream + 1));
+    }
+    while server.connection.session.waiting_frames() < limits::WAITING_FRAMES {
+        server.connection.ping([0; 8]);
+    }
+    server.receive(&frame(DATA, 0, 1, b"x"));
+    server.connection.ping([0; 8]);
+    let error = server.try_receive(&frame(DATA, 0, 1, b"x")).unwrap_err();
+    assert_eq!(error, Error::Flood("frames that need an answer".to_owned()));
+}
+
+#[test]
+fn rates_of_suspicious_frames_have_a_burst() {
+    let empty = frame(DATA, 0, 1, &[]);
+    let reset = frame(RST_STREAM, 0, 3, &[0; 4]);
+    for (bytes, rate) in [(empty, limits::GLITCHES), (reset, limits::STREAM_RESETS)] {
+        let mut server = open_server();
+        server.receive(&request_frame(3));
+        let (taken, _, error) = most(&mut server, &bytes);
+        assert!(matches!(error, Error::Flood(_)), "{error}");
+        // nghttp2's clock counts seconds, and one may pass meanwhile.
+        let most = rate.burst + 2 * rate.per_second;
+        assert!((rate.burst..=most).contains(&(taken as u64)), "{taken} of {rate:?}");
+    }
+}
+
+#[test]
+fn settings_have_no_more_entries_than_their_limit() {
+    let entry = [0, 5, 0, 0, 0x40, 0];
+    for (entries, fits) in [(limits::SETTINGS_ENTRIES, true), (limits::SETTINGS_ENTRIES + 1, false)]
+    {
+        let mut server = open_server();
+        let result = server.try_receive(&frame(SETTINGS, 0, 0, &entry.repeat(entries)));
+        assert_eq!(result.is_ok(), fits, "{entries}: {result:?}");
+    }
+}
+
 #[test]
 fn continuation_floods_end_the_connection() {
-    for (pieces, fits) in [(8, true), (9, false)] {
+    for (pieces, fits) in [(limits::CONTINUATIONS, true), (limits::CONTINUATIONS + 1, false)] {
         let mut server = raw_server();
         let mut bytes = frame(HEADERS, 0, 1, &block(REQUEST));
         for n in 1..=pieces {

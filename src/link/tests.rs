@@ -24,11 +24,22 @@ fn config(strict: bool) -> LinkConfig {
             deployment_name: String::new(),
         },
         require_header_mac: strict,
-        negotiation_timeout: Duration::from_secs(5),
+        negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
         ping_after: Duration::from_secs(120),
         ping_timeout: Duration::from_secs(20),
         age: None,
         stuck_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+    }
+}
+
+fn dial() -> DialConfig {
+    DialConfig {
+        link_id: ID.to_owned(),
+        connection_type: LinkConnectionType::Edge,
+        scheme: "http".to_owned(),
+        authority: "h:1".to_owned(),
+        headers: Vec::new(),
+        response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
     }
 }
 
@@ -61,15 +72,7 @@ impl Bench {
 
     /// Ours dials; the response head is through, and the negotiation request has arrived.
     fn dialler(strict: bool) -> Bench {
-        let dial = DialConfig {
-            link_id: ID.to_owned(),
-            connection_type: LinkConnectionType::Edge,
-            scheme: "http".to_owned(),
-            authority: "h:1".to_owned(),
-            headers: Vec::new(),
-            response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
-        };
-        let link = Link::dial(config(strict), dial, now(), &mut SeededEntropy::new(2));
+        let link = Link::dial(config(strict), dial(), now(), &mut SeededEntropy::new(2));
         let mut bench = Bench::new(link, http2::Connection::server());
         bench.exchange();
         assert!(bench.messages.is_empty(), "nothing before the response head");
@@ -298,17 +301,42 @@ fn peers_are_answered_then_refused_for_good() {
 #[test]
 fn silence_is_ended_after_its_time() {
     let mut bench = Bench::acceptor(true);
-    bench.now = bench.now.after(Duration::from_secs(6));
-    bench.link.handle_timeout(bench.now);
-    bench.exchange();
+    bench.ends_after(limits::NEGOTIATION_TIMEOUT);
     assert_eq!(bench.status(), Some(("0".to_owned(), String::new())));
 
     let mut bench = Bench::dialler(true);
-    bench.now = bench.now.after(Duration::from_secs(6));
-    bench.link.handle_timeout(bench.now);
-    bench.exchange();
+    bench.ends_after(limits::NEGOTIATION_TIMEOUT);
     assert!(bench.peer_events.contains(&http2::Event::Reset(8)), "{:?}", bench.peer_events);
     assert!(bench.closed().unwrap().retry);
+
+    // Before that: no request, no response.
+    let head = grpc::request_head("http", "h:1", "test", &[]);
+    let peer = http2::Connection::client(&borrowed(&head));
+    let mut bench = Bench::new(Link::accept(config(true), now()), peer);
+    bench.ends_after(limits::REQUEST_TIMEOUT);
+    assert!(bench.status().is_none());
+    let link = Link::dial(config(true), dial(), now(), &mut SeededEntropy::new(2));
+    let mut bench = Bench::new(link, http2::Connection::server());
+    bench.ends_after(limits::RESPONSE_HEAD_TIMEOUT);
+    assert!(bench.peer_events.contains(&http2::Event::Reset(8)), "{:?}", bench.peer_events);
+}
+
+impl Bench {
+    /// Checks that the link ends this time after its last step, and not before.
+    fn ends_after(&mut self, limit: Duration) {
+        let until = self.link.poll_timeout().unwrap();
+        let millisecond = Duration::from_millis(1);
+        assert!(
+            until - self.now.mono <= limit && until + 100 * millisecond - self.now.mono > limit
+        );
+        self.now.mono = until - millisecond;
+        self.link.handle_timeout(self.now);
+        assert!(self.link.poll_output().is_none() && !self.link.is_closed());
+        self.now.mono = until;
+        self.link.handle_timeout(self.now);
+        self.exchange();
+        assert!(self.closed().is_some());
+    }
 }
 
 /// Reply variants with what our dialler makes of them. Table 18.
@@ -494,15 +522,7 @@ fn a_replaced_link_sends_what_is_queued_and_takes_what_still_comes() {
 #[test]
 fn refusals_at_the_door_are_authentication_errors() {
     for status in ["401", "403"] {
-        let dial = DialConfig {
-            link_id: ID.to_owned(),
-            connection_type: LinkConnectionType::Edge,
-            scheme: "http".to_owned(),
-            authority: "h:1".to_owned(),
-            headers: Vec::new(),
-            response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
-        };
-        let link = Link::dial(config(true), dial, now(), &mut SeededEntropy::new(2));
+        let link = Link::dial(config(true), dial(), now(), &mut SeededEntropy::new(2));
         let mut bench = Bench::new(link, http2::Connection::server());
         bench.exchange();
         bench.peer.respond(&[(":status", status)], true);
@@ -656,6 +676,10 @@ fn a_socket_that_is_never_quite_empty_costs_no_memory() {
             bench.link.handle_bytes(chunk, bench.now, &mut bench.entropy);
         }
     }
+    // At most one frame more than its limit is made ready at once.
+    let ready = bench.link.output().len();
+    let frame = 9 + 16_384;
+    assert!((limits::SOCKET_BUFFER..limits::SOCKET_BUFFER + frame).contains(&ready), "{ready}");
     let bound = 4 * limits::SOCKET_BUFFER;
     assert!(bench.link.out.capacity() <= bound, "{}", bench.link.out.capacity());
 }

@@ -49,6 +49,24 @@ fn an_idle_node_asks_for_no_wakeup() {
 }
 
 #[test]
+fn a_link_that_is_over_lingers_for_its_time() {
+    let (mut node, start) = (node(), now());
+    let transport = node.accept(ACCEPT, start);
+    // Answered, and over: not the path of a link.
+    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "h"), (":path", "/x")];
+    let mut peer = crate::http2::Connection::client(&head);
+    let mut bytes = Vec::new();
+    peer.write_output(&mut bytes, usize::MAX).unwrap();
+    node.handle_bytes(transport, &bytes, start);
+    let until = start.mono + limits::LINGER;
+    assert_eq!(node.poll_timeout(), Some(until));
+    node.handle_timeout(Now { mono: until - Duration::from_millis(1), ..start });
+    assert!(node.wants(transport));
+    node.handle_timeout(Now { mono: until, ..start });
+    assert!(!node.wants(transport) && node.is_idle());
+}
+
+#[test]
 fn a_node_that_stops_takes_nobody_in() {
     let (mut node, now) = (node(), now());
     let early = node.accept(ACCEPT, now);

@@ -53,6 +53,17 @@ impl Target {
         }
     }
 
+    /// How often its threads have gone to sleep.
+    pub fn wakeups(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let count = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        };
+        tasks.map(count).sum()
+    }
+
     /// Waits until the node has so many descriptors.
     pub fn wait_for(&self, descriptors: usize) {
         let until = Instant::now() + SETTLE;

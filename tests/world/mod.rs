@@ -22,9 +22,6 @@ use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, Se
 use tap::Tap;
 use twox_hash::XxHash64;
 
-/// What the sockets on both ends of a link hold together.
-const PIPE_CAPACITY: usize = 256 * 1024;
-
 pub const SECRET: &str = "a secret of at least 32 characters";
 
 /// A process: a node, and what its program has seen.
@@ -80,6 +77,8 @@ pub struct World {
     pub digest: u64,
     real_identities: bool,
     record: bool,
+    /// What the sockets on both ends of a link hold together.
+    pub capacity: usize,
     /// How links are accepted from now on.
     pub accept: AcceptOptions,
     /// Every link has somebody on it who loses and doubles messages. Set before the first link.
@@ -103,6 +102,7 @@ impl World {
             digest: 0,
             real_identities: false,
             record: false,
+            capacity: 256 * 1024,
             accept: AcceptOptions {
                 require_header_mac: true,
                 negotiation_timeout: Duration::from_secs(5),
@@ -407,12 +407,12 @@ impl World {
             let pipe = self.pipes.iter().find(|pipe| pipe.from == (at, transport));
             let waiting: usize =
                 pipe.map_or(0, |pipe| pipe.queue.iter().map(|(_, bytes)| bytes.len()).sum());
-            if waiting >= PIPE_CAPACITY {
+            // A socket takes what it has room for, once a third of it is free.
+            if waiting > self.capacity / 3 * 2 {
                 return moved;
             }
-            let mut bytes = self.processes[at].node.output(transport).to_vec();
-            // A socket takes what it has room for.
-            bytes.truncate(PIPE_CAPACITY - waiting);
+            let output = self.processes[at].node.output(transport);
+            let mut bytes = output[..output.len().min(self.capacity - waiting)].to_vec();
             if bytes.len() > 1000 && self.entropy.next_u32() % 8 == 0 {
                 let half = bytes.len() / 2;
                 bytes.truncate(half + self.entropy.next_u32() as usize % half);
