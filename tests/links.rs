@@ -9,15 +9,19 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use slim::api;
 use slim::config::{ClientConfig, NodeConfig, ServerConfig};
 use slim::limits;
 use slim::link::Age;
-use slim::name::Name;
+use slim::name::{Name, NameId};
 use slim::node::Value;
 use slim::router::ConnectionId;
 use slim::session::{AppId, Event, Retry, SessionConfig, SessionKey};
-use slim::wire::{LinkNegotiationPayload, LinkType, Message, MessageType};
+use slim::wire::{
+    LinkNegotiationPayload, LinkType, Message, MessageType, SlimHeader, SubscriptionAck,
+    Unsubscribe,
+};
 use world::{World, SECRET};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -650,4 +654,168 @@ fn a_link_that_never_reads_is_cut_and_nobody_else_notices() {
     talk("after it");
     sender.subscribe(&peer::name("sender", 1));
     assert!(deaf.answer().ends_with("closed"));
+}
+
+/// Sends this, and gives what came until the node has answered what was sent after it.
+fn answers(peer: &mut peer::Peer, messages: &[Message]) -> Vec<Message> {
+    const FENCE: u64 = u64::MAX;
+    let fence = peer::subscribe(&peer::name("fence", 1), FENCE);
+    for message in messages.iter().chain([&fence]) {
+        peer.send_signed(message.clone());
+    }
+    let mut found = Vec::new();
+    loop {
+        let message = peer.message();
+        match &message.message_type {
+            Some(MessageType::SubscriptionAck(ack)) if ack.subscription_id == FENCE => {
+                return found;
+            }
+            _ => found.push(message),
+        }
+    }
+}
+
+/// The acknowledgements among them: number, and the error if there is one.
+fn acks(messages: Vec<Message>) -> Vec<(u64, String)> {
+    let ack = |message: Message| match message.message_type {
+        Some(MessageType::SubscriptionAck(ack)) => {
+            assert_eq!(ack.success, ack.error.is_empty());
+            (ack.subscription_id, ack.error)
+        }
+        other => panic!("{other:?}"),
+    };
+    messages.into_iter().map(ack).collect()
+}
+
+fn unsubscribe(to: &Name, subscription_id: u64) -> Message {
+    let header = Some(peer::header_of(&mut peer::subscribe(to, 0)).clone());
+    let unsubscribe = Unsubscribe { header, subscription_id };
+    Message { message_type: Some(MessageType::Unsubscribe(unsubscribe)), ..Message::default() }
+}
+
+fn with(mut message: Message, change: impl FnOnce(&mut SlimHeader)) -> Message {
+    change(peer::header_of(&mut message));
+    message
+}
+
+#[test]
+fn spec01_14_spec02_19_20_subscriptions_are_answered_as_the_published_node_does() {
+    use peer::{name, subscribe};
+    let (_server, endpoint) = server("{}");
+    let port = endpoint.endpoint.port;
+    let mut peer = peer::Peer::negotiated(port);
+    let (one, two, other) = (name("s", 1), name("s", 2), name("t", 1));
+    let mut ask = |messages: &[Message]| acks(answers(&mut peer, messages));
+    let ok = |number: u64| (number, String::new());
+    assert_eq!(ask(&[subscribe(&one, 1001)]), [ok(1001)]);
+    assert_eq!(ask(&[subscribe(&one, 1001)]), [ok(1001)], "again");
+    assert_eq!(ask(&[subscribe(&one, 1002)]), [ok(1002)], "under another number");
+    // No number, or too many hops: no answer.
+    let old = |ttl| with(subscribe(&other, 5), |header| header.ttl = ttl);
+    assert_eq!(ask(&[subscribe(&one, 0), old(1), old(0)]), []);
+    let refused = ask(&[
+        unsubscribe(&other, 6),
+        unsubscribe(&two, 7),
+        unsubscribe(&Name::new(["org", "hostile", "s"], NameId::NULL), 8),
+        unsubscribe(&one, 9),
+        unsubscribe(&other, 0),
+    ]);
+    let expected = [
+        (6, "subscription not found".to_owned()),
+        (7, "id not found: 00000000-0000-0000-0000-000000000002".to_owned()),
+        (8, "id not found: NULL_COMPONENT".to_owned()),
+        (9, "subscription id not found: 9".to_owned()),
+    ];
+    assert_eq!(refused, expected);
+    // Each number counts, until the last is taken back.
+    let mut sender = peer::Peer::negotiated(port);
+    let reaches = |peer: &mut peer::Peer, sender: &mut peer::Peer| {
+        answers(sender, &[peer::publish(&one, 10)]);
+        !answers(peer, &[]).is_empty()
+    };
+    let numbers = [unsubscribe(&one, 1001), unsubscribe(&one, 1002)];
+    assert!(reaches(&mut peer, &mut sender));
+    for message in &numbers {
+        assert!(reaches(&mut peer, &mut sender));
+        assert_eq!(acks(answers(&mut peer, std::slice::from_ref(message))).len(), 1);
+    }
+    assert!(reaches(&mut peer, &mut sender), "number 0 is left");
+    answers(&mut peer, &[unsubscribe(&one, 0)]);
+    assert!(!reaches(&mut peer, &mut sender));
+    // And with the link everything goes.
+    peer.subscribe(&one);
+    drop(peer);
+    let mut again = peer::Peer::negotiated(port);
+    assert!(!reaches(&mut again, &mut sender));
+}
+
+#[test]
+fn spec02_21_where_a_message_goes_is_not_for_its_sender_to_say() {
+    let (_server, endpoint) = server("{}");
+    let port = endpoint.endpoint.port;
+    let mut victim = peer::Peer::negotiated(port);
+    victim.subscribe(&peer::name("victim", 1));
+    let mut thief = peer::Peer::negotiated(port);
+    // The victim's connection has number 0, the thief's 1.
+    let secret = peer::name("secret", 1);
+    for connection in [0, 1] {
+        let forced = |header: &mut SlimHeader| header.forward_to = Some(connection);
+        answers(&mut thief, &[with(peer::publish(&secret, 10), forced)]);
+        let behalf = |header: &mut SlimHeader| header.recv_from = Some(connection);
+        answers(&mut thief, &[with(peer::subscribe(&secret, 7), behalf)]);
+        answers(&mut thief, &[with(peer::subscribe(&secret, 7), forced)]);
+    }
+    assert!(answers(&mut victim, &[]).is_empty());
+    // It has subscribed for itself, nothing else.
+    answers(&mut victim, &[peer::publish(&secret, 10)]);
+    assert_eq!(answers(&mut thief, &[]).len(), 1);
+}
+
+#[test]
+fn spec02_12_18_a_message_to_all_reaches_those_who_are_there() {
+    let (_server, endpoint) = server("{}");
+    let port = endpoint.endpoint.port;
+    let group = peer::name("group", 1);
+    let mut members: Vec<peer::Peer> = (0..3).map(|_| peer::Peer::negotiated(port)).collect();
+    members.iter_mut().for_each(|member| member.subscribe(&group));
+    let mut sender = peer::Peer::negotiated(port);
+    // One is gone without a word, one does not read; the third gets everything.
+    drop(members.remove(0));
+    let mut reads = members.remove(0);
+    let fanouts = [0, 2, 256, 1 << 31];
+    for fanout in fanouts {
+        let message = with(peer::publish(&group, 10), |header| header.fanout = fanout);
+        answers(&mut sender, &[message]);
+    }
+    assert_eq!(answers(&mut reads, &[]).len(), fanouts.len());
+    assert_eq!(answers(&mut members[0], &[]).len(), fanouts.len(), "and so does who was slow");
+    // One of them, whoever: each in its turn.
+    for _ in 0..10 {
+        answers(&mut sender, &[peer::publish(&group, 10)]);
+    }
+    assert_eq!(answers(&mut reads, &[]).len(), 5);
+}
+
+#[test]
+fn spec01_27_what_means_nothing_harms_nothing() {
+    let (_server, endpoint) = server("{}");
+    let mut peer = peer::Peer::negotiated(endpoint.endpoint.port);
+    let ack = SubscriptionAck { subscription_id: 77, success: true, ..Default::default() };
+    let exchange = slim::link::key::KeyExchange::from_private([7; 32]).unwrap();
+    for message in [
+        Message::default(),
+        Message { message_type: Some(MessageType::Link(Default::default())), ..Default::default() },
+        peer::negotiation("again", &exchange),
+        Message { message_type: Some(MessageType::SubscriptionAck(ack)), ..Default::default() },
+    ] {
+        peer.send(&message);
+    }
+    // A field that nobody knows.
+    let name = peer::name("future", 1);
+    let unknown = [0x98, 0x06, 0x07];
+    let mut bytes = peer.signed(peer::subscribe(&name, 5)).encode_to_vec();
+    bytes.extend_from_slice(&unknown);
+    let prefixed = [&[0][..], &(bytes.len() as u32).to_be_bytes(), &bytes].concat();
+    peer.send_bytes(&prefixed);
+    assert_eq!(acks(answers(&mut peer, &[])), [(5, String::new())]);
 }

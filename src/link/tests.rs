@@ -371,6 +371,20 @@ fn negotiation_replies_of_table_18() {
 }
 
 #[test]
+fn what_comes_instead_of_a_reply_of_table_18() {
+    for (status, retry) in [("7", false), ("0", true)] {
+        let mut bench = Bench::dialler(true);
+        bench.peer.finish(Some(&[("grpc-status", status)]));
+        bench.exchange();
+        assert_eq!(bench.closed().unwrap().retry, retry, "{status}");
+    }
+    let mut bench = Bench::dialler(true);
+    bench.send(&subscribe(header()));
+    assert!(bench.closed().unwrap().text.contains("not a link negotiation"));
+    assert!(bench.peer_events.contains(&http2::Event::Reset(8)));
+}
+
+#[test]
 fn the_end_of_a_stream_says_whether_to_dial_again() {
     for (status, message, retry) in [
         ("0", "", true),

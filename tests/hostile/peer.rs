@@ -330,10 +330,11 @@ pub fn publish(to: &Name, len: usize) -> Message {
     }
 }
 
-fn header_of(message: &mut Message) -> &mut SlimHeader {
+pub fn header_of(message: &mut Message) -> &mut SlimHeader {
     match &mut message.message_type {
         Some(MessageType::Publish(m)) => m.header.as_mut().unwrap(),
         Some(MessageType::Subscribe(m)) => m.header.as_mut().unwrap(),
+        Some(MessageType::Unsubscribe(m)) => m.header.as_mut().unwrap(),
         _ => panic!("no header"),
     }
 }
