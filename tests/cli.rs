@@ -94,6 +94,7 @@ fn a_file_that_is_wrong_is_refused_with_its_place() {
         ("${env:NODE_ID}", "${env:NOT_SET_ANYWHERE}", "environment variable not found"),
         ("'127.0.0.1:0'", "'${file:/no/such/file}'", "servers[0].endpoint"),
         ("'127.0.0.1:0'", "'${file:/no/such/file}'", "No such file"),
+        ("'127.0.0.1:0'", "'${file:/dev/zero}'", "it is larger than"),
         ("'127.0.0.1:0'", "'${vault:x}'", "only env and file are known"),
         ("insecure", "insecur", "dataplane.servers[0].tls.insecur"),
     ] {
@@ -141,7 +142,7 @@ fn decision_31_exit_codes() {
         (&["bench", "pub", "--reply"], "--reply"),
         (&["node", "--version"], "--version"),
     ] {
-        let mut process = Process::start("slim", slim().args(arguments).env_remove("CONFIG"));
+        let mut process = Process::start("slim", slim().args(arguments).env("CONFIG", ""));
         assert_eq!(process.wait(), 2, "{arguments:?}");
         assert!(process.output().contains(part), "{}", process.output());
     }
@@ -149,6 +150,7 @@ fn decision_31_exit_codes() {
     for (arguments, part) in [
         (&["node", "--listen", "nowhere"][..], "nowhere"),
         (&["--config", "/no/such/file"], "/no/such/file"),
+        (&["--config", "/dev/zero"], "larger than"),
         (
             &["send", "--local", "o/n", "--remote", "o/n/b", "--shared-secret", SECRET],
             "organization/namespace/service",
@@ -163,7 +165,7 @@ fn decision_31_exit_codes() {
         assert_eq!(process.wait(), 1, "{arguments:?} {}", process.output());
         assert!(process.output().contains(part), "{part}: {}", process.output());
     }
-    let mut version = Process::start("slim", slim().arg("--version"));
+    let mut version = Process::start("slim", slim().arg("--version").env("CONFIG", ""));
     version.expect_success();
     assert!(version.output().contains(&format!("Version:\t{}", env!("CARGO_PKG_VERSION"))));
 }

@@ -287,3 +287,16 @@ fn what_fuzzers_start_from() {
         }
     }
 }
+
+#[test]
+fn what_fuzzers_have_found() {
+    for (name, _) in targets::TARGETS {
+        let inputs = files(&root().join("tests/fuzz/corpus").join(name));
+        assert!(!inputs.is_empty(), "{name}: nothing is committed");
+        for input in inputs {
+            // The name of the last file is in the output when a target panics.
+            println!("{}", input.display());
+            target(name)(&std::fs::read(&input).unwrap());
+        }
+    }
+}

@@ -19,8 +19,8 @@ use ending::{note, say};
 #[command(name = "slim", about = "SLIM: a node, and apps to try it with")]
 #[command(disable_version_flag = true, args_conflicts_with_subcommands = true)]
 struct Arguments {
-    /// Run a node from the published node's YAML file, like `slim node --config`
-    #[arg(short, long, value_name = "FILE", env = "CONFIG")]
+    /// Run a node from the published node's YAML file, like `slim node --config` [env: CONFIG=]
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the versions of the program and of the protocol
     #[arg(short = 'v', long, short_alias = 'V', exclusive = true)]
@@ -46,7 +46,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = match (arguments.command, &arguments.config) {
+    // Not by clap: empty, it would be wrong use of every command.
+    let variable = || std::env::var_os("CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let result = match (arguments.command, arguments.config.or_else(variable)) {
         _ if arguments.version => {
             let (version, protocol) = (env!("CARGO_PKG_VERSION"), slim::protocol_version());
             say(&format!("Version:\t{version}\nProtocol:\t{protocol}"))
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
         (Some(Command::Receive(arguments)), _) => peer::receive(&arguments),
         (Some(Command::Ping(arguments)), _) => peer::ping(&arguments),
         (Some(Command::Bench(command)), _) => bench::run(&command),
-        (None, Some(path)) => node::run_file(path),
+        (None, Some(path)) => node::run_file(&path),
         (None, None) => {
             let missing = clap::error::ErrorKind::MissingSubcommand;
             Arguments::command().error(missing, "a command or --config FILE is needed").exit()

@@ -1,5 +1,6 @@
 //! `slim node`, and `slim --config FILE`: listens and connects until it is told to end.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use clap::Args;
 use slim::api::Node;
 use slim::config::{NodeConfig, NodeFile, ServerConfig, Substitutes};
 use slim::error::{Error, Result};
+use slim::limits;
 
 use crate::ending::{note, Signals};
 
@@ -47,7 +49,7 @@ pub fn run_file(path: &Path) -> Result<()> {
         let path = path.display();
         Error::InvalidArgument(format!("failed to load configuration from {path}: {cause}"))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let text = read(path).map_err(failed)?;
     let file = NodeFile::parse(&text, &mut World).map_err(|error| failed(error.to_string()))?;
     slim::logging::init_from_env_or(file.log_level);
     run_node(file)
@@ -62,7 +64,18 @@ impl Substitutes for World {
     }
 
     fn file(&mut self, path: &str) -> std::result::Result<String, String> {
-        std::fs::read_to_string(path).map_err(|error| error.to_string())
+        read(Path::new(path))
+    }
+}
+
+/// What a file holds: no more than a configuration may have, and devices never end.
+fn read(path: &Path) -> std::result::Result<String, String> {
+    let (mut text, limit) = (String::new(), limits::CONFIG_BYTES);
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(limit as u64 + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    match text.len() > limit {
+        true => Err(format!("it is larger than {limit} bytes")),
+        false => Ok(text),
     }
 }
 
