@@ -1,16 +1,16 @@
 /* slim.h - C interface of libslim, messaging over SLIM.
  *
  * Ownership
- *   A handle (slim_node, slim_app, slim_session, slim_message) that a call stores through a
- *   pointer belongs to the caller, who frees it with the slim_..._free() of its type, once. When
- *   a call fails it stores nothing. Handles may be freed in any order. Nothing else is ever freed
- *   by the caller. Arguments are copied: a string, a payload or an options struct may be changed
- *   or freed as soon as the call returns.
+ *   A handle (slim_node, slim_app, slim_session, slim_message, slim_op, slim_participants) that a
+ *   call stores through a pointer belongs to the caller, who frees it with the slim_..._free() of
+ *   its type, once. When a call fails it stores nothing. Handles may be freed in any order.
+ *   Nothing else is ever freed by the caller. Arguments are copied: a string, a payload or an
+ *   options struct may be changed or freed as soon as the call returns.
  *
  * Threads
  *   Any function may be called from any thread, also on the same handle at the same time, with
  *   one exception: freeing a handle must be the last call on it. Each node runs one thread of its
- *   own, with all signals blocked; no function is ever called back.
+ *   own, with all signals blocked; no function is called back but the log callback.
  *
  * Time
  *   timeout_ms is in milliseconds: 0 does not wait, SLIM_WAIT_FOREVER (-1) waits without limit.
@@ -20,6 +20,10 @@
  * Strings
  *   UTF-8, NUL-terminated. Names are "org/namespace/service" or, with the ID of one instance,
  *   "org/namespace/service/0b3fc0de-...".
+ *
+ * fork()
+ *   Handles do not survive fork(): in the child every call on them returns SLIM_ERR_FORKED, and
+ *   freeing them frees only memory. Nodes made after fork() work.
  */
 
 
@@ -32,6 +36,14 @@
 /* Written by `make header` from src/ffi. Do not edit. */
 
 #define SLIM_VERSION "0.1.0"
+#define SLIM_VERSION_MAJOR 0
+#define SLIM_VERSION_MINOR 1
+#define SLIM_VERSION_PATCH 0
+#define SLIM_VERSION_BITS(major, minor, patch) ((major) << 16 | (minor) << 8 | (patch))
+#define SLIM_VERSION_NUMBER \
+    SLIM_VERSION_BITS(SLIM_VERSION_MAJOR, SLIM_VERSION_MINOR, SLIM_VERSION_PATCH)
+#define SLIM_VERSION_AT_LEAST(major, minor, patch) \
+    (SLIM_VERSION_NUMBER >= SLIM_VERSION_BITS(major, minor, patch))
 
 #define SLIM_WAIT_FOREVER (-1)
 
@@ -102,6 +114,22 @@ typedef enum {
     SLIM_ERR_INTERNAL = -22,
 } slim_status;
 
+// How much is logged: each level includes the ones before it.
+typedef enum {
+    // Nothing.
+    SLIM_LOG_OFF = 0,
+    // What failed for good.
+    SLIM_LOG_ERROR = 1,
+    // What somebody should look at.
+    SLIM_LOG_WARN = 2,
+    // Connections that come and go.
+    SLIM_LOG_INFO = 3,
+    // What happens to single messages that are dropped.
+    SLIM_LOG_DEBUG = 4,
+    // Everything.
+    SLIM_LOG_TRACE = 5,
+} slim_log_level;
+
 // What a session is for.
 typedef enum {
     // With one app: the instance that a destination with an ID names, or any one instance, which
@@ -144,8 +172,20 @@ typedef struct slim_message slim_message;
 // It may connect to other nodes, listen for them, or both, and it carries the apps made on it.
 typedef struct slim_node slim_node;
 
+// Something that was started and has not been waited for.
+typedef struct slim_op slim_op;
+
+// The members of a session at one moment.
+typedef struct slim_participants slim_participants;
+
 // A conversation: with one app, or with the members of a group.
 typedef struct slim_session slim_session;
+
+// Receives one log line. `target` and `message` are NUL-terminated and valid during the call.
+//
+// It is called from any thread, the library's own included, also from several at once. It must
+// not block and must not call slim functions. Secrets, tokens and payloads are never logged.
+typedef void (*slim_log_fn)(void *user, int32_t level, const char *target, const char *message);
 
 // One entry of metadata. Both strings are UTF-8 and NUL-terminated.
 typedef struct {
@@ -248,6 +288,20 @@ typedef struct {
 extern "C" {
 #endif // __cplusplus
 
+// Version of the library that is loaded, for example "0.1.0".
+//
+// The string is static. Compare with SLIM_VERSION to find a program that was compiled against
+// another release than the one it runs with.
+SLIM_API const char *slim_version(void);
+
+// Version of the loaded library as a number, laid out like SLIM_VERSION_NUMBER.
+SLIM_API uint32_t slim_version_number(void);
+
+// What the library was built from, for bug reports: "libslim/0.1.0 slim-protocol/3.4.6 ...".
+//
+// The string is static. Its format is for people, not for programs.
+SLIM_API const char *slim_build_info(void);
+
 // Name of a status, for example "SLIM_ERR_TIMEOUT". The string is static; never NULL.
 SLIM_API const char *slim_status_name(int32_t status);
 
@@ -258,11 +312,13 @@ SLIM_API const char *slim_status_name(int32_t status);
 // was, so look at it only after an error.
 SLIM_API const char *slim_last_error(void);
 
-// Version of the library that is loaded, for example "0.1.0".
+// Sets who receives the log of the whole process, and up to which slim_log_level.
 //
-// The string is static. Compare with SLIM_VERSION to find a program that was compiled against
-// another release than the one it runs with.
-SLIM_API const char *slim_version(void);
+// NULL for `callback` writes to standard error. Until the first call nothing is logged, unless
+// the environment variable SLIM_LOG names a level. When the call returns, the callback that was
+// set before is no longer running.
+// Errors: INVALID_ARGUMENT.
+SLIM_API slim_status slim_log_set(int32_t level, slim_log_fn callback, void *user);
 
 // Makes a node and starts its thread.
 //
@@ -301,8 +357,10 @@ slim_status slim_node_connect(slim_node *node,
 // Errors: NOT_FOUND, CLOSED.
 SLIM_API slim_status slim_node_disconnect(slim_node *node, uint64_t connection);
 
-// Asks the node to stop: no new connections, open ones drained and closed. Returns at once;
-// calling it again is harmless.
+// Asks the node to stop: no new connections, open ones drained and closed.
+//
+// Returns at once. It may be called from any thread and from a signal handler. Calling it again
+// is harmless.
 SLIM_API void slim_node_stop(slim_node *node);
 
 // Waits until the node has stopped, at most `timeout_ms`.
@@ -310,6 +368,17 @@ SLIM_API void slim_node_stop(slim_node *node);
 // A server's main thread spends its life here.
 // Errors: TIMEOUT.
 SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
+
+// Writes the node's counters and connections as a JSON object into `buffer`.
+//
+// Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
+// `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.
+// Errors: CLOSED.
+SLIM_API
+slim_status slim_node_stats(const slim_node *node,
+                            char *buffer,
+                            size_t capacity,
+                            size_t *needed);
 
 // Stops the node, waits for its thread and frees the handle. NULL is allowed.
 //
@@ -360,6 +429,14 @@ slim_status slim_app_subscribe(slim_app *app,
                                uint64_t connection,
                                int32_t timeout_ms);
 
+// Takes a subscription back.
+// Errors: INVALID_NAME, NOT_FOUND, TIMEOUT, CLOSED.
+SLIM_API
+slim_status slim_app_unsubscribe(slim_app *app,
+                                 const char *name,
+                                 uint64_t connection,
+                                 int32_t timeout_ms);
+
 // Sends what is meant for `name` over `connection`. Needed only with several connections: with
 // one, everything that is not in this process goes there.
 // Errors: INVALID_NAME, NOT_FOUND, CLOSED.
@@ -368,6 +445,10 @@ SLIM_CHECKED
 slim_status slim_app_set_route(slim_app *app,
                                const char *name,
                                uint64_t connection);
+
+// Takes a route back.
+// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
+SLIM_API slim_status slim_app_remove_route(slim_app *app, const char *name, uint64_t connection);
 
 // Waits for a session that somebody else opened to this app.
 //
@@ -378,6 +459,19 @@ SLIM_CHECKED
 slim_status slim_app_accept(slim_app *app,
                             int32_t timeout_ms,
                             slim_session **session);
+
+// A descriptor that is readable while slim_app_accept() or slim_app_next_done() has something to
+// give, or the app is closed; a negative status on failure.
+//
+// Watch it with poll(), epoll, kqueue or an event loop, level- or edge-triggered; after it turns
+// readable, call with a timeout of 0 until SLIM_ERR_TIMEOUT. Never read from it, write to it or
+// close it: it belongs to the app and lives as long as it does.
+SLIM_API int32_t slim_app_fd(slim_app *app);
+
+// Takes one ended operation off the app's list: `tag` receives what slim_op_notify() was given.
+// Never waits.
+// Errors: TIMEOUT (none has ended), CLOSED.
+SLIM_API slim_status slim_app_next_done(slim_app *app, uint64_t *tag);
 
 // Closes the app's sessions without waiting for their peers and frees the handle. NULL is
 // allowed.
@@ -395,6 +489,18 @@ slim_status slim_session_open(slim_app *app,
                               const char *destination,
                               int32_t timeout_ms,
                               slim_session **session);
+
+// Opens a session without waiting: `op` ends when slim_session_open() would have returned. What is
+// published before is kept until the peer has joined.
+// Errors: INVALID_ARGUMENT, INVALID_NAME, UNSUPPORTED, LIMIT, CLOSED; the others come with the
+// operation.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_open_start(slim_app *app,
+                                    const slim_session_options *options,
+                                    const char *destination,
+                                    slim_session **session,
+                                    slim_op **op);
 
 // Fills `fields` with what is known about the session.
 // Errors: INVALID_ARGUMENT.
@@ -424,6 +530,20 @@ slim_status slim_session_publish_to(slim_session *session,
                                     const slim_publish_options *options,
                                     int32_t timeout_ms);
 
+// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
+//
+// `message` is NULL, or the message to reply to.
+// Errors: INVALID_ARGUMENT, TOO_LARGE, LIMIT (the queue is full), CLOSED; UNDELIVERED comes with
+// the operation.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_publish_start(slim_session *session,
+                                       const slim_message *message,
+                                       const void *data,
+                                       size_t len,
+                                       const slim_publish_options *options,
+                                       slim_op **op);
+
 // Waits until all that this session published before the call is acknowledged or given up.
 // Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_flush(slim_session *session, int32_t timeout_ms);
@@ -440,6 +560,52 @@ slim_status slim_session_receive(slim_session *session,
                                  int32_t timeout_ms,
                                  slim_message **message);
 
+// A descriptor that is readable while slim_session_receive() has something to give, or the
+// session is closed; a negative status on failure. The rules of slim_app_fd() apply.
+SLIM_API int32_t slim_session_fd(slim_session *session);
+
+// Invites the app called `name` into a group and waits until it has joined. Groups are not in
+// this version.
+// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_invite(slim_session *session,
+                                const char *name,
+                                int32_t timeout_ms);
+
+// Invites without waiting: `op` ends when slim_session_invite() would have returned.
+// Errors: as slim_session_invite().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_invite_start(slim_session *session,
+                                      const char *name,
+                                      slim_op **op);
+
+// Removes a participant from a group and waits until the group knows. Groups are not in this
+// version.
+// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_remove(slim_session *session,
+                                const char *name,
+                                int32_t timeout_ms);
+
+// Removes without waiting: `op` ends when slim_session_remove() would have returned.
+// Errors: as slim_session_remove().
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_remove_start(slim_session *session,
+                                      const char *name,
+                                      slim_op **op);
+
+// Gives out who takes part, this side first. Free the list with slim_participants_free().
+// Errors: TIMEOUT, CLOSED.
+SLIM_API
+SLIM_CHECKED
+slim_status slim_session_participants(slim_session *session,
+                                      int32_t timeout_ms,
+                                      slim_participants **participants);
+
 // Ends the session and waits until the peer knows. What was published before is waited for first.
 //
 // Calls that wait on the session in other threads return CLOSED. The handle still has to be
@@ -451,6 +617,19 @@ SLIM_API slim_status slim_session_close(slim_session *session, int32_t timeout_m
 // Frees the handle; an open session is closed without waiting for the peers. NULL is allowed.
 SLIM_API void slim_session_free(slim_session *session);
 
+// Number of participants in the list; 0 for NULL.
+SLIM_API size_t slim_participants_count(const slim_participants *participants);
+
+// Full name of one participant, valid until the list is freed; NULL if there is no such index.
+// `online`, unless NULL, receives 1 if it can be reached, 0 if it is known to be away.
+SLIM_API
+const char *slim_participants_at(const slim_participants *participants,
+                                 size_t index,
+                                 int32_t *online);
+
+// Frees the list. NULL is allowed.
+SLIM_API void slim_participants_free(slim_participants *participants);
+
 // The payload, valid until the message is freed; `len`, unless NULL, receives its length. NULL if
 // it is empty.
 SLIM_API const void *slim_message_data(const slim_message *message, size_t *len);
@@ -461,6 +640,19 @@ SLIM_API slim_status slim_message_view(const slim_message *message, slim_message
 
 // Frees a message. NULL is allowed.
 SLIM_API void slim_message_free(slim_message *message);
+
+// Waits until the operation has ended and returns how, at most `timeout_ms`.
+//
+// It may be called again, and by several threads: each gets the same answer.
+// Errors: TIMEOUT (it goes on), and those of the call that started it.
+SLIM_API SLIM_CHECKED slim_status slim_op_wait(slim_op *op, int32_t timeout_ms);
+
+// Asks that `tag` be put on the app's list when the operation ends: see slim_app_next_done(). At
+// once if it has ended already.
+SLIM_API slim_status slim_op_notify(slim_op *op, uint64_t tag);
+
+// Frees the handle. The operation itself goes on. NULL is allowed.
+SLIM_API void slim_op_free(slim_op *op);
 
 #ifdef __cplusplus
 }  // extern "C"

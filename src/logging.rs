@@ -11,7 +11,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Write as _;
-use std::sync::{Mutex, OnceLock, RwLock};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -86,6 +86,19 @@ static ACTIVE: RwLock<Option<Active>> = RwLock::new(None);
 thread_local! {
     /// This thread is inside a sink: what it logs there would go in circles.
     static BUSY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// As long as this is there, no thread logs or sets a sink.
+pub(crate) struct Held {
+    _active: RwLockWriteGuard<'static, Option<Active>>,
+}
+
+/// Waits until no thread logs, and keeps it so. `None` inside a sink, which cannot wait for itself.
+pub(crate) fn hold() -> Option<Held> {
+    if BUSY.get() {
+        return None;
+    }
+    Some(Held { _active: ACTIVE.write().unwrap_or_else(PoisonError::into_inner) })
 }
 
 struct Logger;

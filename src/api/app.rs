@@ -1,7 +1,8 @@
 //! An app: a name on a node, with an identity.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::node::{connect, unexpected};
 use super::session::{Session, SessionOptions};
@@ -100,7 +101,19 @@ impl App {
         if events {
             self.node.send(Command::SetEvents(shared.key, true))?;
         }
-        Ok(Session::new(&self.node, shared))
+        Ok(Session::new(&self.node, &self.app, shared))
+    }
+
+    /// A descriptor that is readable while [`App::accept`] or [`App::next_done`] has something to
+    /// give, or the app is closed. It belongs to the app and lives as long: never read it or close
+    /// it. Take until [`Error::Timeout`].
+    pub fn descriptor(&self) -> Result<RawFd> {
+        self.app.invitations.descriptor()
+    }
+
+    /// The tag of an operation that has ended, where [`Op::notify`] asked for it. Never waits.
+    pub fn next_done(&self) -> Result<u64> {
+        self.app.done.pop(Some(Duration::ZERO), "no operation has ended")
     }
 
     /// Opens a session to `destination` and waits until the peer has joined. If the time runs out
@@ -132,8 +145,8 @@ impl App {
         let command = |created| Command::Open(app, config, name, events, created, opened);
         match self.node.call(command, None, "opening a session")? {
             Reply::Session(shared) => {
-                let op = Op { slot, what: "waiting for the session to open" };
-                Ok((Session::new(&self.node, shared), op))
+                let op = Op::new(slot, &self.app, "waiting for the session to open");
+                Ok((Session::new(&self.node, &self.app, shared), op))
             }
             _ => Err(unexpected()),
         }

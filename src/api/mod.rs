@@ -12,8 +12,9 @@ mod session;
 pub use app::App;
 pub use node::Node;
 pub use op::Op;
-pub use session::{PublishOptions, Session, SessionOptions};
+pub use session::{Participant, PublishOptions, Session, SessionOptions};
 
 pub use crate::driver::Timeout;
+pub use crate::node::{ConnectionInfo, Stats};
 pub use crate::router::ConnectionId;
 pub use crate::session::{Event, Fields, Item, Kind, ReceivedMessage as Message, Retry};

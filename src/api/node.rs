@@ -11,7 +11,7 @@ use crate::identity::Binding;
 use crate::link::Identity;
 use crate::logging;
 use crate::name::Name;
-use crate::node;
+use crate::node::{self, ConnectionInfo, Stats};
 
 /// A SLIM data plane in this process, with a thread of its own. It may listen, connect to other
 /// nodes, or both, and it carries the apps made on it. Dropping it stops it.
@@ -95,6 +95,14 @@ impl Node {
         // More than a year is as good as for ever, and clocks can count it.
         let limit = limit.min(std::time::Duration::from_secs(366 * 24 * 3600));
         self.call(|answer| Command::Stop(limit, Some(answer)), None).map(drop)
+    }
+
+    /// What the node has and has done.
+    pub fn stats(&self) -> Result<(Stats, Vec<ConnectionInfo>)> {
+        match self.call(Command::Stats, None)? {
+            Reply::Stats(stats, connections) => Ok((stats, connections)),
+            _ => Err(unexpected()),
+        }
     }
 
     /// Waits until the node has stopped.

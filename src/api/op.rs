@@ -3,22 +3,33 @@
 use std::sync::Arc;
 
 use super::Timeout;
-use crate::driver::OpSlot;
+use crate::driver::{AppShared, OpSlot};
 use crate::error::Result;
 
 /// An operation that goes on behind the program's back. Dropping it cancels nothing.
 #[derive(Clone)]
 pub struct Op {
-    pub(super) slot: Arc<OpSlot>,
-    pub(super) what: &'static str,
+    slot: Arc<OpSlot>,
+    app: Arc<AppShared>,
+    what: &'static str,
 }
 
 impl Op {
+    pub(super) fn new(slot: Arc<OpSlot>, app: &Arc<AppShared>, what: &'static str) -> Op {
+        Op { slot, app: Arc::clone(app), what }
+    }
+
     /// Waits until the operation has ended, and says how. It may be asked again, and by several
     /// threads: each gets the same answer. [`Error::Timeout`](crate::error::Error::Timeout): it
     /// goes on.
     pub fn wait(&self, timeout: Timeout) -> Result<()> {
         self.slot.wait(timeout, self.what).map(drop)
+    }
+
+    /// Puts `tag` on the app's list of ended operations when this one has ended; at once if it has
+    /// already. See [`App::next_done`](super::App::next_done).
+    pub fn notify(&self, tag: u64) {
+        self.slot.notify(&self.app, tag);
     }
 }
 

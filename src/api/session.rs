@@ -1,14 +1,18 @@
 //! A conversation.
 
 use std::collections::BTreeMap;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::node::unexpected;
 use super::{Fields, Item, Kind, Message, Op, Retry, Timeout};
 use crate::driver::{
-    check_size, Answer, Command, Completion, Counted, OpSlot, SessionShared, Shared,
+    check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
+    Shared,
 };
 use crate::error::{Error, Result};
+use crate::name::Name;
 use crate::session::{check_metadata, Payload, SessionConfig};
 
 /// How to open a session.
@@ -58,12 +62,26 @@ pub struct PublishOptions {
 /// A conversation. Dropping it closes it without waiting for the peer.
 pub struct Session {
     node: Arc<Shared>,
+    app: Arc<AppShared>,
     shared: Arc<SessionShared>,
 }
 
+/// Somebody who takes part in a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Participant {
+    /// Its full name.
+    pub name: Name,
+    /// Whether it can be reached, as far as is known.
+    pub online: bool,
+}
+
 impl Session {
-    pub(super) fn new(node: &Arc<Shared>, shared: Arc<SessionShared>) -> Session {
-        Session { node: Arc::clone(node), shared }
+    pub(super) fn new(
+        node: &Arc<Shared>,
+        app: &Arc<AppShared>,
+        shared: Arc<SessionShared>,
+    ) -> Session {
+        Session { node: Arc::clone(node), app: Arc::clone(app), shared }
     }
 
     /// What is known about the session.
@@ -98,7 +116,7 @@ impl Session {
         let slot = OpSlot::new();
         let completion = Completion::Slot(Answer(Arc::clone(&slot)));
         self.node.send(Command::Publish(self.shared.key, payload, completion))?;
-        Ok(Op { slot, what: "waiting for the message to be acknowledged" })
+        Ok(Op::new(slot, &self.app, "waiting for the message to be acknowledged"))
     }
 
     /// Answers the sender of `message`. In a point-to-point session that is the peer.
@@ -132,6 +150,26 @@ impl Session {
             let _ = self.node.send(Command::InboxHasRoom(self.shared.key));
         }
         Ok(item)
+    }
+
+    /// A descriptor that is readable while [`Session::receive`] has something to give, or the session
+    /// is closed. The rules of [`App::descriptor`](super::App::descriptor) apply.
+    pub fn descriptor(&self) -> Result<RawFd> {
+        self.shared.inbox.descriptor()
+    }
+
+    /// Who takes part, this side first.
+    pub fn participants(&self, timeout: Timeout) -> Result<Vec<Participant>> {
+        let key = self.shared.key;
+        let command = |answer| Command::Participants(key, answer);
+        match self.node.call(command, timeout, "asking who takes part")? {
+            Reply::Participants(others) => {
+                let own = Participant { name: self.shared.fields.source.clone(), online: true };
+                let others = others.into_iter().map(|(name, online)| Participant { name, online });
+                Ok(std::iter::once(own).chain(others).collect())
+            }
+            _ => Err(unexpected()),
+        }
     }
 
     /// Ends the session: what was published is waited for, then the peer is told.

@@ -6,12 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::inbox::{deadline_after, wait};
+use super::readiness::Readiness;
 use super::{Inbox, Timeout};
 use crate::config::{ClientConfig, ServerConfig};
 use crate::error::{Error, Result};
 use crate::identity::{Provider, Verifier};
 use crate::limits;
 use crate::name::Name;
+use crate::node::{ConnectionInfo, Stats};
 use crate::router::ConnectionId;
 use crate::session::{AppId, Fields, Item, Payload, SessionConfig, SessionKey};
 
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     InboxHasRoom(SessionKey),
     Publish(SessionKey, Payload, Completion),
     CloseSession(SessionKey, Option<Answer>),
+    Participants(SessionKey, Answer),
+    Stats(Answer),
     /// End, within this time; the answer, if one is wanted, says whether all was written.
     Stop(Duration, Option<Answer>),
 }
@@ -100,23 +104,47 @@ pub(crate) enum Reply {
     Port(u16),
     App(Arc<AppShared>),
     Session(Arc<SessionShared>),
+    Participants(Vec<(Name, bool)>),
+    Stats(Stats, Vec<ConnectionInfo>),
 }
 
 /// Where one answer is waited for.
 pub(crate) struct OpSlot {
-    result: Mutex<Option<Result<Reply>>>,
+    state: Mutex<OpState>,
     finished: Condvar,
+}
+
+#[derive(Default)]
+struct OpState {
+    result: Option<Result<Reply>>,
+    /// Lists on which a number is to be put when there is an answer.
+    watchers: Vec<(Arc<AppShared>, u64)>,
 }
 
 impl OpSlot {
     pub(crate) fn new() -> Arc<OpSlot> {
-        Arc::new(OpSlot { result: Mutex::new(None), finished: Condvar::new() })
+        Arc::new(OpSlot { state: Mutex::default(), finished: Condvar::new() })
     }
 
     /// The answer. Only the first one counts.
     pub(crate) fn finish(&self, result: Result<Reply>) {
-        self.lock().get_or_insert(result);
+        let mut state = self.lock();
+        state.result.get_or_insert(result);
+        let watchers = std::mem::take(&mut state.watchers);
+        drop(state);
         self.finished.notify_all();
+        for (app, tag) in watchers {
+            app.done.push(tag);
+        }
+    }
+
+    /// Puts `tag` on the app's list when there is an answer; at once if there is one already.
+    pub(crate) fn notify(&self, app: &Arc<AppShared>, tag: u64) {
+        let mut state = self.lock();
+        match &state.result {
+            Some(_) => app.done.push(tag),
+            None => state.watchers.push((Arc::clone(app), tag)),
+        }
     }
 
     /// Waits for the answer; `what` says for what.
@@ -124,7 +152,7 @@ impl OpSlot {
         let deadline = deadline_after(timeout);
         let mut guard = self.lock();
         loop {
-            if let Some(result) = &*guard {
+            if let Some(result) = &guard.result {
                 return result.clone();
             }
             guard = match wait(&self.finished, guard, deadline) {
@@ -134,8 +162,8 @@ impl OpSlot {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Result<Reply>>> {
-        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, OpState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,6 +173,22 @@ pub(crate) struct AppShared {
     pub(crate) name: Name,
     /// Sessions that others opened.
     pub(crate) invitations: Inbox<Arc<SessionShared>>,
+    /// The numbers of operations that have ended, where that was asked for.
+    pub(crate) done: Inbox<u64>,
+}
+
+impl AppShared {
+    pub(crate) fn new(id: AppId, name: Name) -> Arc<AppShared> {
+        let readiness = Arc::new(Readiness::new());
+        let (invitations, done) = (Inbox::new(&readiness, 1), Inbox::new(&readiness, 2));
+        Arc::new(AppShared { id, name, invitations, done })
+    }
+
+    /// Ends every wait.
+    pub(crate) fn close(&self, error: &Error) {
+        self.invitations.close(error.clone());
+        self.done.close(error.clone());
+    }
 }
 
 /// What the loop and the handles of a session share.
@@ -200,7 +244,7 @@ impl SessionShared {
         Arc::new(SessionShared {
             key,
             fields,
-            inbox: Inbox::new(),
+            inbox: Inbox::new(&Arc::new(Readiness::new()), 1),
             level: Level::default(),
             room: Room::new(messages),
         })

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
+use super::fork::{self, Descriptor};
 use super::resolve::{resolve, system, Resolver};
 use super::socket::{Attempt, Progress, Socket, State, WoundUp};
+use super::wakeup::{Wakeup, WAKER};
 use super::{Answer, AppShared, Command, Completion, OpSlot, Reply, SessionShared, Timeout};
 use crate::clock::Now;
 use crate::config::ServerConfig;
@@ -22,25 +24,36 @@ use crate::limits;
 use crate::node::{AcceptOptions, Node, Output, TransportId, Value};
 use crate::session::{AppId, OpId, SessionKey};
 
-const WAKER: Token = Token(0);
-
 /// What the program's threads and the loop share.
 pub(crate) struct Shared {
     commands: Sender<Command>,
-    waker: Waker,
+    waker: Wakeup,
     /// A wake-up is on its way: no other is needed.
     awake: AtomicBool,
+    /// The loop is to end.
+    stop: AtomicBool,
     stopped: Arc<OpSlot>,
 }
 
 impl Shared {
+    fn new(commands: Sender<Command>, waker: Wakeup) -> Shared {
+        let (awake, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+        Shared { commands, waker, awake, stop, stopped: OpSlot::new() }
+    }
+
     /// Asks something of the loop.
     pub(crate) fn send(&self, command: Command) -> Result<()> {
         self.commands.send(command).map_err(|_| Error::closed("node"))?;
         if !self.awake.swap(true, Ordering::AcqRel) {
-            self.waker.wake().map_err(|error| Error::Io(error.to_string()))?;
+            self.waker.wake();
         }
         Ok(())
+    }
+
+    /// Asks the loop to end. Does nothing that a signal handler may not do.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
     }
 
     /// Asks something and waits for the answer.
@@ -76,15 +89,11 @@ impl NodeHandle {
     fn start_with(node: Node, resolver: Resolver) -> Result<NodeHandle> {
         let io = |error: std::io::Error| Error::Io(format!("starting the node: {error}"));
         let poll = Poll::new().map_err(io)?;
-        let waker = Waker::new(poll.registry(), WAKER).map_err(io)?;
-        let (sender, receiver) = crossbeam_channel::unbounded();
-        let stopped = OpSlot::new();
-        let shared = Arc::new(Shared {
-            commands: sender,
-            waker,
-            awake: AtomicBool::new(false),
-            stopped: Arc::clone(&stopped),
-        });
+        fork::install();
+        let waker = Wakeup::new(poll.registry()).map_err(io)?;
+        let (commands, receiver) = crossbeam_channel::unbounded();
+        let shared = Arc::new(Shared::new(commands, waker));
+        let stopped = Arc::clone(&shared.stopped);
         let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared), resolver);
         let work = move || {
             block_signals();
@@ -103,8 +112,7 @@ impl NodeHandle {
 
     /// Asks the loop to end; returns at once.
     pub(crate) fn stop(&self) {
-        // A loop that has ended needs no telling.
-        let _ = self.shared.send(Command::Stop(limits::LINGER, None));
+        self.shared.stop();
     }
 }
 
@@ -130,6 +138,7 @@ pub(super) fn block_signals() {
 }
 
 struct Listener {
+    _descriptor: Descriptor,
     socket: TcpListener,
     options: AcceptOptions,
 }
@@ -144,6 +153,7 @@ struct Stopping {
 
 struct EventLoop {
     node: Node,
+    _descriptor: Descriptor,
     poll: Poll,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
@@ -175,6 +185,7 @@ impl EventLoop {
     ) -> EventLoop {
         EventLoop {
             node,
+            _descriptor: Descriptor::new(&poll),
             poll,
             commands,
             shared,
@@ -214,7 +225,14 @@ impl EventLoop {
             }
         }
         let now = now();
+        if events.iter().any(|event| event.token() == WAKER) {
+            // Before the commands are looked at: what is sent after that wakes the next turn.
+            self.shared.waker.drain();
+        }
         self.take_commands(now);
+        if self.shared.stop.load(Ordering::Acquire) && self.stopping.is_none() {
+            self.stop(limits::LINGER, None, now);
+        }
         for event in &*events {
             self.on_event(event, now);
         }
@@ -399,7 +417,7 @@ impl EventLoop {
         let answer = move |found| {
             // A loop that has ended does not want to know.
             let _ = sender.send((attempt, found));
-            let _ = shared.waker.wake();
+            shared.waker.wake();
         };
         if let Err(error) = resolve(&self.resolver, host, port, answer) {
             self.node.handle_connect_failed(attempt.transport, &error.to_string(), now);
@@ -530,15 +548,14 @@ impl EventLoop {
             }
             Command::NewApp(name, provider, verifier, slot) => {
                 let (id, name) = self.node.add_app(&name, provider, verifier);
-                let invitations = super::Inbox::new();
-                let app = Arc::new(AppShared { id, name, invitations });
+                let app = AppShared::new(id, name);
                 self.apps.insert(id, Arc::clone(&app));
                 slot.finish(Ok(Reply::App(app)));
             }
             Command::RemoveApp(app) => {
                 self.node.remove_app(app, now);
                 if let Some(app) = self.apps.remove(&app) {
-                    app.invitations.close(Error::closed("app"));
+                    app.close(&Error::closed("app"));
                 }
             }
             Command::Subscribe(app, name, connection, slot) => {
@@ -578,6 +595,13 @@ impl EventLoop {
                 let op = slot.map(|slot| self.new_op(Completion::Slot(slot)));
                 self.node.close_session(session, op, now);
             }
+            Command::Participants(session, slot) => {
+                let found = self.node.participants(session).map(Reply::Participants);
+                slot.finish(found.ok_or_else(|| Error::closed("session")));
+            }
+            Command::Stats(slot) => {
+                slot.finish(Ok(Reply::Stats(self.node.stats(), self.node.connections())));
+            }
             Command::Stop(limit, answer) => self.stop(limit, answer, now),
         }
     }
@@ -613,7 +637,8 @@ impl EventLoop {
         self.next_listener += 1;
         self.poll.registry().register(&mut socket, token, Interest::READABLE).map_err(io)?;
         let options = AcceptOptions::from(config);
-        self.listeners.insert(token, Listener { socket, options });
+        self.listeners
+            .insert(token, Listener { _descriptor: Descriptor::new(&socket), socket, options });
         log::info!("listening on {}:{port}", config.address.ip());
         Ok(port)
     }
@@ -708,7 +733,7 @@ impl EventLoop {
             session.close(error.clone());
         }
         for (_, app) in self.apps.drain() {
-            app.invitations.close(error.clone());
+            app.close(error);
         }
     }
 }
@@ -818,11 +843,10 @@ mod tests {
 
     fn event_loop() -> EventLoop {
         let poll = Poll::new().unwrap();
-        let waker = Waker::new(poll.registry(), WAKER).unwrap();
+        let waker = Wakeup::new(poll.registry()).unwrap();
         let (commands, receiver) = crossbeam_channel::unbounded();
-        let shared =
-            Shared { commands, waker, awake: AtomicBool::new(false), stopped: OpSlot::new() };
-        EventLoop::new(node("node"), poll, receiver, Arc::new(shared), system())
+        let shared = Arc::new(Shared::new(commands, waker));
+        EventLoop::new(node("node"), poll, receiver, shared, system())
     }
 
     #[test]

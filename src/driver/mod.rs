@@ -6,13 +6,17 @@
 
 mod command;
 mod event_loop;
+mod fork;
 mod inbox;
+mod readiness;
 mod resolve;
 mod socket;
+mod wakeup;
 
 pub(crate) use command::{
     check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
 };
 pub(crate) use event_loop::{NodeHandle, Shared};
+pub(crate) use fork::generation;
 pub use inbox::Timeout;
 pub(crate) use inbox::{deadline_after, Inbox};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
+use super::fork::Descriptor;
 use crate::node::TransportId;
 
 /// What the core wants to be connected.
@@ -34,6 +35,7 @@ pub(super) enum State {
 
 /// One TCP socket.
 pub(super) struct Socket {
+    _descriptor: Descriptor,
     pub(super) stream: TcpStream,
     pub(super) state: State,
     pub(super) writable: bool,
@@ -74,6 +76,7 @@ impl Socket {
             log::debug!("TCP_NODELAY: {error}");
         }
         Socket {
+            _descriptor: Descriptor::new(&stream),
             stream,
             state,
             writable: false,

@@ -4,8 +4,8 @@ use std::ffi::{c_char, CString};
 
 use super::node::slim_node;
 use super::session::slim_session;
-use super::status::{guard, guard_quiet, slim_status};
-use super::{c_string, handle, place, string, timeout};
+use super::status::{guard, guard_number, slim_status};
+use super::{c_string, free, give, handle, place, string, timeout, Handle, Process};
 use crate::api::{App, ConnectionId};
 use crate::config::{ClientConfig, IdentityConfig};
 use crate::error::Result;
@@ -14,6 +14,13 @@ use crate::error::Result;
 pub struct slim_app {
     pub(super) app: App,
     name: CString,
+    process: Process,
+}
+
+impl Handle for slim_app {
+    fn process(&self) -> &Process {
+        &self.process
+    }
 }
 
 /// Makes an app called `name` ("org/namespace/service") on `node`.
@@ -69,10 +76,10 @@ unsafe fn new(
     let place = place(app, "app")?;
     // SAFETY: promised by the caller.
     let (node, name) = unsafe { (handle(node, "node")?, string(name, "name")?) };
-    let app = node.0.app(name, identity)?;
+    let app = node.node.app(name, identity)?;
     let name = c_string(&app.name().to_string());
     // SAFETY: checked not to be NULL.
-    unsafe { place.write(Box::into_raw(Box::new(slim_app { app, name }))) };
+    unsafe { give(place, slim_app { app, name, process: Process::this() }) };
     Ok(())
 }
 
@@ -135,6 +142,25 @@ pub unsafe extern "C" fn slim_app_subscribe(
     })
 }
 
+/// Takes a subscription back.
+/// Errors: INVALID_NAME, NOT_FOUND, TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_unsubscribe(
+    app: *mut slim_app,
+    name: *const c_char,
+    connection: u64,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (app, name) = unsafe { (handle(app, "app")?, string(name, "name")?) };
+        app.app.unsubscribe(name, ConnectionId(connection), timeout(timeout_ms)?)
+    })
+}
+
 /// Sends what is meant for `name` over `connection`. Needed only with several connections: with
 /// one, everything that is not in this process goes there.
 /// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
@@ -152,6 +178,24 @@ pub unsafe extern "C" fn slim_app_set_route(
         // SAFETY: promised by the caller.
         let (app, name) = unsafe { (handle(app, "app")?, string(name, "name")?) };
         app.app.set_route(name, ConnectionId(connection))
+    })
+}
+
+/// Takes a route back.
+/// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_remove_route(
+    app: *mut slim_app,
+    name: *const c_char,
+    connection: u64,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let (app, name) = unsafe { (handle(app, "app")?, string(name, "name")?) };
+        app.app.remove_route(name, ConnectionId(connection))
     })
 }
 
@@ -175,7 +219,40 @@ pub unsafe extern "C" fn slim_app_accept(
         let app = unsafe { handle(app, "app")? };
         let session = app.app.accept(false, timeout(timeout_ms)?)?;
         // SAFETY: checked not to be NULL.
-        unsafe { place.write(Box::into_raw(Box::new(slim_session::new(session)))) };
+        unsafe { give(place, slim_session::new(session)) };
+        Ok(())
+    })
+}
+
+/// A descriptor that is readable while slim_app_accept() or slim_app_next_done() has something to
+/// give, or the app is closed; a negative status on failure.
+///
+/// Watch it with poll(), epoll, kqueue or an event loop, level- or edge-triggered; after it turns
+/// readable, call with a timeout of 0 until SLIM_ERR_TIMEOUT. Never read from it, write to it or
+/// close it: it belongs to the app and lives as long as it does.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_fd(app: *mut slim_app) -> i32 {
+    // SAFETY: promised by the caller.
+    guard_number(|| unsafe { handle(app, "app")? }.app.descriptor())
+}
+
+/// Takes one ended operation off the app's list: `tag` receives what slim_op_notify() was given.
+/// Never waits.
+/// Errors: TIMEOUT (none has ended), CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_next_done(app: *mut slim_app, tag: *mut u64) -> slim_status {
+    guard(|| {
+        let place = place(tag, "tag")?;
+        // SAFETY: promised by the caller.
+        let tag = unsafe { handle(app, "app")? }.app.next_done()?;
+        // SAFETY: checked not to be NULL.
+        unsafe { place.write(tag) };
         Ok(())
     })
 }
@@ -187,8 +264,6 @@ pub unsafe extern "C" fn slim_app_accept(
 /// As the header says.
 #[no_mangle]
 pub unsafe extern "C" fn slim_app_free(app: *mut slim_app) {
-    if !app.is_null() {
-        // SAFETY: promised by the caller: it came from slim_app_new and is freed once.
-        guard_quiet((), || drop(unsafe { Box::from_raw(app) }));
-    }
+    // SAFETY: promised by the caller.
+    unsafe { free(app) };
 }

@@ -3,8 +3,8 @@
 use std::ffi::{c_char, c_void, CString};
 use std::ptr;
 
-use super::status::{guard, guard_quiet, slim_status};
-use super::{c_string, check_fields_size, handle, slim_pair, CPairs};
+use super::status::{guard, slim_status};
+use super::{c_string, check_fields_size, free, handle, slim_pair, CPairs, Handle, Process};
 use crate::api::{Event, Item, Message};
 use crate::error::{Error, Result};
 
@@ -40,6 +40,13 @@ pub struct slim_message {
     payload_type: CString,
     identity: CString,
     metadata: CPairs,
+    process: Process,
+}
+
+impl Handle for slim_message {
+    fn process(&self) -> &Process {
+        &self.process
+    }
 }
 
 /// What came with a message. The pointers are valid until the message is freed.
@@ -100,6 +107,7 @@ impl slim_message {
             identity: text(|message| message.identity.clone()),
             metadata: CPairs::new(message.map_or(&none, |message| &message.metadata)),
             item,
+            process: Process::this(),
         }
     }
 
@@ -140,7 +148,7 @@ pub unsafe extern "C" fn slim_message_data(
     len: *mut usize,
 ) -> *const c_void {
     // SAFETY: promised by the caller.
-    let message = unsafe { message.as_ref() };
+    let message = unsafe { message.as_ref() }.filter(|message| message.process.is_this());
     if !len.is_null() {
         // SAFETY: promised by the caller.
         unsafe { len.write(message.map_or(0, |message| message.data().len())) };
@@ -193,8 +201,6 @@ pub unsafe extern "C" fn slim_message_view(
 /// As the header says.
 #[no_mangle]
 pub unsafe extern "C" fn slim_message_free(message: *mut slim_message) {
-    if !message.is_null() {
-        // SAFETY: promised by the caller: it came from this library and is freed once.
-        guard_quiet((), || drop(unsafe { Box::from_raw(message) }));
-    }
+    // SAFETY: promised by the caller.
+    unsafe { free(message) };
 }

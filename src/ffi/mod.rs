@@ -5,9 +5,11 @@
 
 #![allow(non_camel_case_types)]
 
+mod version;
+
 mod status;
 
-mod version;
+mod log;
 
 mod node;
 
@@ -15,10 +17,15 @@ mod app;
 
 mod session;
 
+mod participants;
+
 mod message;
+
+mod op;
 
 use std::collections::BTreeMap;
 use std::ffi::{c_char, CStr, CString};
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -59,13 +66,65 @@ unsafe fn optional_string<'a>(text: *const c_char, what: &str) -> Result<Option<
     Ok(Some(text))
 }
 
+/// The process that a handle was made in. In a child of fork() it is of no use.
+struct Process(u32);
+
+impl Process {
+    fn this() -> Process {
+        Process(crate::driver::generation())
+    }
+
+    fn is_this(&self) -> bool {
+        self.0 == crate::driver::generation()
+    }
+}
+
+/// What stands behind an opaque pointer.
+trait Handle {
+    /// Where it was made.
+    fn process(&self) -> &Process;
+}
+
 /// Reads a handle argument.
 ///
 /// # Safety
 /// `handle` is NULL, or came from this library and is not yet freed.
-unsafe fn handle<'a, T>(handle: *const T, what: &str) -> Result<&'a T> {
+unsafe fn handle<'a, T: Handle>(handle: *const T, what: &str) -> Result<&'a T> {
     // SAFETY: promised by the caller.
-    unsafe { handle.as_ref() }.ok_or_else(|| Error::InvalidArgument(format!("{what} is NULL")))
+    let handle = unsafe { handle.as_ref() }
+        .ok_or_else(|| Error::InvalidArgument(format!("{what} is NULL")))?;
+    match handle.process().is_this() {
+        true => Ok(handle),
+        false => Err(Error::Forked),
+    }
+}
+
+/// Gives a new handle out.
+///
+/// # Safety
+/// `place` may be written to.
+unsafe fn give<T: Handle>(place: *mut *mut T, handle: T) {
+    // SAFETY: promised by the caller.
+    unsafe { place.write(Box::into_raw(Box::new(handle))) };
+}
+
+/// Frees a handle. In a child of fork() nothing but its memory is freed: what it shares with the
+/// parent's threads may have been in use at that moment.
+///
+/// # Safety
+/// `handle` is NULL, or came from [`give`] and is freed once.
+unsafe fn free<T: Handle>(handle: *mut T) {
+    if handle.is_null() {
+        return;
+    }
+    status::guard_quiet((), || {
+        // SAFETY: promised by the caller.
+        let handle = unsafe { Box::from_raw(handle) };
+        if !handle.process().is_this() {
+            // SAFETY: ManuallyDrop has the layout of what it holds.
+            drop(unsafe { Box::<ManuallyDrop<T>>::from_raw(Box::into_raw(handle).cast()) });
+        }
+    });
 }
 
 /// Checks the place for a result before anything is done.

@@ -2,15 +2,25 @@
 
 use std::ffi::c_char;
 
-use super::status::{guard, guard_quiet, slim_status};
-use super::{handle, optional_string, place, string, timeout};
-use crate::api::{ConnectionId, Node};
+use super::status::{guard, slim_status};
+use super::{free, give, handle, optional_string, place, string, timeout, Handle, Process};
+use crate::api::{ConnectionId, ConnectionInfo, Node, Stats};
 use crate::config::{ClientConfig, NodeConfig, ServerConfig};
+use crate::error::Error;
 
 /// A SLIM data plane in this process, with its own I/O thread.
 ///
 /// It may connect to other nodes, listen for them, or both, and it carries the apps made on it.
-pub struct slim_node(pub(super) Node);
+pub struct slim_node {
+    pub(super) node: Node,
+    process: Process,
+}
+
+impl Handle for slim_node {
+    fn process(&self) -> &Process {
+        &self.process
+    }
+}
 
 /// Makes a node and starts its thread.
 ///
@@ -33,9 +43,9 @@ pub unsafe extern "C" fn slim_node_new(
             Some(text) => NodeConfig::from_json(text)?,
             None => NodeConfig::default(),
         };
-        let node = Box::new(slim_node(Node::new(&config)?));
+        let node = slim_node { node: Node::new(&config)?, process: Process::this() };
         // SAFETY: checked not to be NULL.
-        unsafe { place.write(Box::into_raw(node)) };
+        unsafe { give(place, node) };
         Ok(())
     })
 }
@@ -59,7 +69,7 @@ pub unsafe extern "C" fn slim_node_listen(
     guard(|| {
         // SAFETY: promised by the caller.
         let (node, server) = unsafe { (handle(node, "node")?, string(server, "server")?) };
-        let bound = node.0.listen(&ServerConfig::parse(server)?)?;
+        let bound = node.node.listen(&ServerConfig::parse(server)?)?;
         if !port.is_null() {
             // SAFETY: promised by the caller.
             unsafe { port.write(bound) };
@@ -89,7 +99,7 @@ pub unsafe extern "C" fn slim_node_connect(
     guard(|| {
         // SAFETY: promised by the caller.
         let (node, client) = unsafe { (handle(node, "node")?, string(client, "client")?) };
-        let id = node.0.connect(&ClientConfig::parse(client)?, timeout(timeout_ms)?)?;
+        let id = node.node.connect(&ClientConfig::parse(client)?, timeout(timeout_ms)?)?;
         if !connection.is_null() {
             // SAFETY: promised by the caller.
             unsafe { connection.write(id.0) };
@@ -109,22 +119,23 @@ pub unsafe extern "C" fn slim_node_disconnect(
     connection: u64,
 ) -> slim_status {
     // SAFETY: promised by the caller.
-    guard(|| unsafe { handle(node, "node")? }.0.disconnect(ConnectionId(connection)))
+    guard(|| unsafe { handle(node, "node")? }.node.disconnect(ConnectionId(connection)))
 }
 
-/// Asks the node to stop: no new connections, open ones drained and closed. Returns at once;
-/// calling it again is harmless.
+/// Asks the node to stop: no new connections, open ones drained and closed.
+///
+/// Returns at once. It may be called from any thread and from a signal handler. Calling it again
+/// is harmless.
 ///
 /// # Safety
 /// As the header says.
 #[no_mangle]
 pub unsafe extern "C" fn slim_node_stop(node: *mut slim_node) {
-    guard_quiet((), || {
-        // SAFETY: promised by the caller.
-        if let Some(node) = unsafe { node.as_ref() } {
-            node.0.stop();
-        }
-    });
+    // Nothing here allocates, locks or panics.
+    // SAFETY: promised by the caller.
+    if let Some(node) = unsafe { node.as_ref() }.filter(|node| node.process.is_this()) {
+        node.node.stop();
+    }
 }
 
 /// Waits until the node has stopped, at most `timeout_ms`.
@@ -137,7 +148,70 @@ pub unsafe extern "C" fn slim_node_stop(node: *mut slim_node) {
 #[no_mangle]
 pub unsafe extern "C" fn slim_node_wait(node: *mut slim_node, timeout_ms: i32) -> slim_status {
     // SAFETY: promised by the caller.
-    guard(|| unsafe { handle(node, "node")? }.0.wait(timeout(timeout_ms)?))
+    guard(|| unsafe { handle(node, "node")? }.node.wait(timeout(timeout_ms)?))
+}
+
+/// Writes the node's counters and connections as a JSON object into `buffer`.
+///
+/// Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
+/// `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.
+/// Errors: CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_node_stats(
+    node: *const slim_node,
+    buffer: *mut c_char,
+    capacity: usize,
+    needed: *mut usize,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let node = unsafe { handle(node, "node")? };
+        if buffer.is_null() && capacity > 0 {
+            return Err(Error::InvalidArgument(format!("buffer is NULL, capacity is {capacity}")));
+        }
+        let text = stats_json(node.node.stats()?);
+        if capacity > 0 {
+            let fits = text.floor_char_boundary(capacity - 1);
+            // SAFETY: promised by the caller: there is room for `capacity` bytes.
+            unsafe {
+                std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast(), fits);
+                buffer.add(fits).write(0);
+            }
+        }
+        if !needed.is_null() {
+            // SAFETY: promised by the caller.
+            unsafe { needed.write(text.len()) };
+        }
+        Ok(())
+    })
+}
+
+fn stats_json((stats, connections): (Stats, Vec<ConnectionInfo>)) -> String {
+    let connections: Vec<_> = connections
+        .into_iter()
+        .map(|connection| {
+            serde_json::json!({
+                "id": connection.id.0,
+                "kind": connection.kind.map(|kind| format!("{kind:?}").to_lowercase()),
+                "up": connection.up,
+                "endpoint": connection.endpoint,
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "connections": connections,
+        "names": stats.names,
+        "subscriptions": stats.subscriptions,
+        "unacknowledged": stats.unacknowledged,
+        "sessions": stats.sessions,
+        "backlog_bytes": stats.backlog,
+        "held_bytes": stats.held,
+        "dropped": stats.dropped,
+    })
+    .to_string()
 }
 
 /// Stops the node, waits for its thread and frees the handle. NULL is allowed.
@@ -148,8 +222,6 @@ pub unsafe extern "C" fn slim_node_wait(node: *mut slim_node, timeout_ms: i32) -
 /// As the header says.
 #[no_mangle]
 pub unsafe extern "C" fn slim_node_free(node: *mut slim_node) {
-    if !node.is_null() {
-        // SAFETY: promised by the caller: it came from slim_node_new and is freed once.
-        guard_quiet((), || drop(unsafe { Box::from_raw(node) }));
-    }
+    // SAFETY: promised by the caller.
+    unsafe { free(node) };
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use super::app::slim_app;
 use super::message::slim_message;
-use super::status::{guard, guard_quiet, slim_status};
-use super::{c_string, check_fields_size, handle, optional_string, pairs, place, slim_pair};
-use super::{sized, string, timeout, CPairs};
+use super::op::slim_op;
+use super::participants::slim_participants;
+use super::status::{guard, guard_number, slim_status};
+use super::{c_string, check_fields_size, free, give, handle, optional_string, pairs, place};
+use super::{sized, slim_pair, string, timeout, CPairs, Handle, Process};
 use crate::api::{Kind, PublishOptions, Retry, Session, SessionOptions};
 use crate::error::{Error, Result};
+use crate::name::Name;
 
 /// What a session is for.
 #[repr(C)]
@@ -29,6 +32,13 @@ pub struct slim_session {
     source: CString,
     destination: CString,
     metadata: CPairs,
+    process: Process,
+}
+
+impl Handle for slim_session {
+    fn process(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl slim_session {
@@ -39,6 +49,7 @@ impl slim_session {
             destination: c_string(&fields.destination.to_string()),
             metadata: CPairs::new(&fields.metadata),
             session,
+            process: Process::this(),
         }
     }
 }
@@ -134,7 +145,39 @@ pub unsafe extern "C" fn slim_session_open(
         };
         let session = app.app.open(&options, destination, timeout(timeout_ms)?)?;
         // SAFETY: checked not to be NULL.
-        unsafe { place.write(Box::into_raw(Box::new(slim_session::new(session)))) };
+        unsafe { give(place, slim_session::new(session)) };
+        Ok(())
+    })
+}
+
+/// Opens a session without waiting: `op` ends when slim_session_open() would have returned. What is
+/// published before is kept until the peer has joined.
+/// Errors: INVALID_ARGUMENT, INVALID_NAME, UNSUPPORTED, LIMIT, CLOSED; the others come with the
+/// operation.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_open_start(
+    app: *mut slim_app,
+    options: *const slim_session_options,
+    destination: *const c_char,
+    session: *mut *mut slim_session,
+    op: *mut *mut slim_op,
+) -> slim_status {
+    guard(|| {
+        let (place, op_place) = (place(session, "session")?, place(op, "op")?);
+        // SAFETY: promised by the caller.
+        let (app, destination, options) = unsafe {
+            (handle(app, "app")?, string(destination, "destination")?, read_options(options)?)
+        };
+        let (session, op) = app.app.open_start(&options, destination)?;
+        // SAFETY: checked not to be NULL.
+        unsafe {
+            give(place, slim_session::new(session));
+            give(op_place, slim_op::new(op));
+        }
         Ok(())
     })
 }
@@ -292,6 +335,41 @@ pub unsafe extern "C" fn slim_session_publish_to(
     })
 }
 
+/// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
+///
+/// `message` is NULL, or the message to reply to.
+/// Errors: INVALID_ARGUMENT, TOO_LARGE, LIMIT (the queue is full), CLOSED; UNDELIVERED comes with
+/// the operation.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_publish_start(
+    session: *mut slim_session,
+    message: *const slim_message,
+    data: *const c_void,
+    len: usize,
+    options: *const slim_publish_options,
+    op: *mut *mut slim_op,
+) -> slim_status {
+    guard(|| {
+        let place = place(op, "op")?;
+        // SAFETY: promised by the caller.
+        let (session, data, options) =
+            unsafe { (handle(session, "session")?, bytes(data, len)?, read_publish(options)?) };
+        if !message.is_null() {
+            // Both ends of a point-to-point session are fixed: there is nobody else to answer.
+            // SAFETY: promised by the caller.
+            unsafe { handle(message, "message")? }.message()?;
+        }
+        let op = session.session.publish_start(data, &options)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { give(place, slim_op::new(op)) };
+        Ok(())
+    })
+}
+
 unsafe fn bytes<'a>(data: *const c_void, len: usize) -> Result<&'a [u8]> {
     if len == 0 {
         return Ok(&[]);
@@ -354,7 +432,130 @@ pub unsafe extern "C" fn slim_session_receive(
         let session = unsafe { handle(session, "session")? };
         let item = session.session.receive(timeout(timeout_ms)?)?;
         // SAFETY: checked not to be NULL.
-        unsafe { place.write(Box::into_raw(Box::new(slim_message::new(item)))) };
+        unsafe { give(place, slim_message::new(item)) };
+        Ok(())
+    })
+}
+
+/// A descriptor that is readable while slim_session_receive() has something to give, or the
+/// session is closed; a negative status on failure. The rules of slim_app_fd() apply.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
+    // SAFETY: promised by the caller.
+    guard_number(|| unsafe { handle(session, "session")? }.session.descriptor())
+}
+
+/// Invites the app called `name` into a group and waits until it has joined. Groups are not in
+/// this version.
+/// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_invite(
+    session: *mut slim_session,
+    name: *const c_char,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        timeout(timeout_ms)?;
+        // SAFETY: promised by the caller.
+        unsafe { no_group(session, name) }
+    })
+}
+
+/// Invites without waiting: `op` ends when slim_session_invite() would have returned.
+/// Errors: as slim_session_invite().
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_invite_start(
+    session: *mut slim_session,
+    name: *const c_char,
+    op: *mut *mut slim_op,
+) -> slim_status {
+    guard(|| {
+        place(op, "op")?;
+        // SAFETY: promised by the caller.
+        unsafe { no_group(session, name) }
+    })
+}
+
+/// Removes a participant from a group and waits until the group knows. Groups are not in this
+/// version.
+/// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_remove(
+    session: *mut slim_session,
+    name: *const c_char,
+    timeout_ms: i32,
+) -> slim_status {
+    guard(|| {
+        timeout(timeout_ms)?;
+        // SAFETY: promised by the caller.
+        unsafe { no_group(session, name) }
+    })
+}
+
+/// Removes without waiting: `op` ends when slim_session_remove() would have returned.
+/// Errors: as slim_session_remove().
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_remove_start(
+    session: *mut slim_session,
+    name: *const c_char,
+    op: *mut *mut slim_op,
+) -> slim_status {
+    guard(|| {
+        place(op, "op")?;
+        // SAFETY: promised by the caller.
+        unsafe { no_group(session, name) }
+    })
+}
+
+/// The members of a point-to-point session are fixed.
+unsafe fn no_group(session: *mut slim_session, name: *const c_char) -> Result<()> {
+    // SAFETY: promised by the caller.
+    let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
+    Name::parse(name)?;
+    let peer = &session.session.fields().destination;
+    Err(Error::NotAllowed(format!(
+        "{name} cannot be invited or removed: this is a point-to-point session with {peer}"
+    )))
+}
+
+/// Gives out who takes part, this side first. Free the list with slim_participants_free().
+/// Errors: TIMEOUT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_participants(
+    session: *mut slim_session,
+    timeout_ms: i32,
+    participants: *mut *mut slim_participants,
+) -> slim_status {
+    guard(|| {
+        let place = place(participants, "participants")?;
+        // SAFETY: promised by the caller.
+        let session = unsafe { handle(session, "session")? };
+        let found = session.session.participants(timeout(timeout_ms)?)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { give(place, slim_participants::new(&found)) };
         Ok(())
     })
 }
@@ -383,8 +584,6 @@ pub unsafe extern "C" fn slim_session_close(
 /// As the header says.
 #[no_mangle]
 pub unsafe extern "C" fn slim_session_free(session: *mut slim_session) {
-    if !session.is_null() {
-        // SAFETY: promised by the caller: it came from this library and is freed once.
-        guard_quiet((), || drop(unsafe { Box::from_raw(session) }));
-    }
+    // SAFETY: promised by the caller.
+    unsafe { free(session) };
 }

@@ -137,16 +137,25 @@ pub extern "C" fn slim_last_error() -> *const c_char {
 
 /// Runs one call: its error becomes a status and the thread's text, its panic an internal error.
 pub(super) fn guard(call: impl FnOnce() -> Result<()>) -> slim_status {
+    match run(call) {
+        Ok(()) => SLIM_OK,
+        Err(status) => status,
+    }
+}
+
+/// The same for a call that gives a number which is never negative.
+pub(super) fn guard_number(call: impl FnOnce() -> Result<i32>) -> i32 {
+    run(call).unwrap_or_else(|status| status as i32)
+}
+
+fn run<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, slim_status> {
     let result = catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(Error::Internal("a bug in libslim was caught".to_owned())));
-    match result {
-        Ok(()) => SLIM_OK,
-        Err(error) => {
-            let text = error.to_string().replace('\n', " ");
-            LAST_ERROR.with_borrow_mut(|last| *last = c_string(&text));
-            slim_status::from(&error)
-        }
-    }
+    result.map_err(|error| {
+        let text = error.to_string().replace('\n', " ");
+        LAST_ERROR.with_borrow_mut(|last| *last = c_string(&text));
+        slim_status::from(&error)
+    })
 }
 
 /// Runs a call that cannot say that it failed.

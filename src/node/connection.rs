@@ -22,6 +22,19 @@ pub(super) struct Connection {
     up: bool,
 }
 
+/// What is known about a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Its number.
+    pub id: ConnectionId,
+    /// What the other side is treated as; `None` before it was up.
+    pub kind: Option<ConnectionKind>,
+    /// Whether it can be used now.
+    pub up: bool,
+    /// Where it was dialled; `None` if it came from outside.
+    pub endpoint: Option<String>,
+}
+
 impl Connection {
     pub(super) fn is_up(&self) -> bool {
         self.up
@@ -64,6 +77,17 @@ impl Dialled {
 }
 
 impl Node {
+    /// All connections.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        let info = |(id, connection): (&ConnectionId, &Connection)| ConnectionInfo {
+            id: *id,
+            kind: self.router.kind(*id),
+            up: connection.up,
+            endpoint: connection.dialled.as_ref().map(|d| d.config.endpoint.text.clone()),
+        };
+        self.connections.iter().map(info).collect()
+    }
+
     /// Dials another node. `op` is answered when the link is usable, when trying on makes no
     /// sense, or at `deadline`. A link that is lost later is made again under the same number.
     pub fn connect(&mut self, config: ClientConfig, op: OpId, deadline: Option<Instant>) {

@@ -25,6 +25,7 @@ use crate::router::{ConnectionId, ConnectionKind, Gateway, Router};
 use crate::session::app::{App, Output as AppOutput};
 use crate::session::{AppId, Context, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
 use connection::Connection;
+pub use connection::ConnectionInfo;
 use subscription::Subscriptions;
 
 /// Number of a byte stream between two nodes. Never reused.
@@ -402,6 +403,11 @@ impl Node {
     /// What is known about a session, while it is there.
     pub fn session(&self, session: SessionKey) -> Option<Fields> {
         self.apps.get(&session.app)?.app.fields(session)
+    }
+
+    /// Who takes part in a session besides its app, and who of them can be reached.
+    pub fn participants(&self, session: SessionKey) -> Option<Vec<(Name, bool)>> {
+        self.apps.get(&session.app)?.app.participants(session)
     }
 
     /// Publishes a message; with `op` its outcome is reported.

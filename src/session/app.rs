@@ -189,6 +189,11 @@ impl App {
         Some(self.entry(key)?.session.fields())
     }
 
+    /// Who takes part in a session besides this app, and who of them can be reached.
+    pub(crate) fn participants(&self, key: SessionKey) -> Option<Vec<(Name, bool)>> {
+        Some(self.entry(key)?.session.participants())
+    }
+
     /// How many sessions it has.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()

@@ -379,6 +379,11 @@ impl Session {
         }
     }
 
+    /// The others who take part, and who of them can be reached.
+    pub(crate) fn participants(&self) -> Vec<(Name, bool)> {
+        self.roster.iter().map(|(name, member)| (name.clone(), member.online)).collect()
+    }
+
     pub(crate) fn id(&self) -> u32 {
         self.id
     }

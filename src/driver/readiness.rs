@@ -1,0 +1,80 @@
+//! The descriptors that programs watch: readable while a queue has something to give.
+
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::fork::Descriptor;
+
+/// A descriptor that is readable while at least one of a few queues wants it to be. It is made when
+/// somebody first asks for it. There is never more than one byte in its pipe, so neither end can
+/// block.
+pub(crate) struct Readiness {
+    /// The queues, a bit for each, that have something to give.
+    wanted: AtomicU8,
+    /// Whether there is a pipe to keep up to date.
+    used: AtomicBool,
+    pipe: Mutex<Option<Pipe>>,
+}
+
+struct Pipe {
+    // Before what they name: see there.
+    _descriptors: [Descriptor; 2],
+    reader: PipeReader,
+    writer: PipeWriter,
+    raised: bool,
+}
+
+impl Readiness {
+    pub(crate) fn new() -> Readiness {
+        Readiness { wanted: AtomicU8::new(0), used: AtomicBool::new(false), pipe: Mutex::new(None) }
+    }
+
+    /// The queue with this bit has something to give, or has nothing. Called under the queue's
+    /// lock, so that the last call tells the truth.
+    pub(crate) fn set(&self, queue: u8, wanted: bool) {
+        // Whoever makes the pipe says so before it looks at the bits, and this is the other way
+        // round: one of the two sees the other.
+        match wanted {
+            true => self.wanted.fetch_or(queue, Ordering::SeqCst),
+            false => self.wanted.fetch_and(!queue, Ordering::SeqCst),
+        };
+        if self.used.load(Ordering::SeqCst) {
+            if let Some(pipe) = &mut *self.pipe.lock().unwrap_or_else(PoisonError::into_inner) {
+                pipe.update(&self.wanted);
+            }
+        }
+    }
+
+    /// The descriptor. It is owned by this, and lives as long.
+    pub(crate) fn descriptor(&self) -> io::Result<RawFd> {
+        let mut place = self.pipe.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipe) = &*place {
+            return Ok(pipe.reader.as_raw_fd());
+        }
+        let (reader, writer) = io::pipe()?;
+        let descriptors = [Descriptor::new(&reader), Descriptor::new(&writer)];
+        let mut pipe = Pipe { _descriptors: descriptors, reader, writer, raised: false };
+        let descriptor = pipe.reader.as_raw_fd();
+        self.used.store(true, Ordering::SeqCst);
+        pipe.update(&self.wanted);
+        *place = Some(pipe);
+        Ok(descriptor)
+    }
+}
+
+impl Pipe {
+    fn update(&mut self, wanted: &AtomicU8) {
+        let wanted = wanted.load(Ordering::SeqCst) != 0;
+        let done = match (wanted, self.raised) {
+            (true, false) => self.writer.write(&[1]),
+            (false, true) => self.reader.read(&mut [0]),
+            _ => return,
+        };
+        match done {
+            Ok(_) => self.raised = wanted,
+            Err(error) => log::error!("a descriptor for waiting could not be changed: {error}"),
+        }
+    }
+}
