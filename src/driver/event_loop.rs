@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,17 +33,20 @@ pub(crate) struct Shared {
     /// The loop is to end.
     stop: AtomicBool,
     stopped: Arc<OpSlot>,
+    /// Why the loop has ended, if it was not asked to.
+    death: OnceLock<Error>,
 }
 
 impl Shared {
     fn new(commands: Sender<Command>, waker: Wakeup) -> Shared {
         let (awake, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-        Shared { commands, waker, awake, stop, stopped: OpSlot::new() }
+        let (stopped, death) = (OpSlot::new(), OnceLock::new());
+        Shared { commands, waker, awake, stop, stopped, death }
     }
 
     /// Asks something of the loop.
     pub(crate) fn send(&self, command: Command) -> Result<()> {
-        self.commands.send(command).map_err(|_| Error::closed("node"))?;
+        self.commands.send(command).map_err(|_| self.end())?;
         if !self.awake.swap(true, Ordering::AcqRel) {
             self.waker.wake();
         }
@@ -65,7 +68,16 @@ impl Shared {
     ) -> Result<Reply> {
         let slot = OpSlot::new();
         self.send(command(Answer(Arc::clone(&slot))))?;
-        slot.wait(timeout, what)
+        match slot.wait(timeout, what) {
+            // It may have been on its way when the loop died.
+            Err(Error::Closed(_)) if self.death.get().is_some() => Err(self.end()),
+            result => result,
+        }
+    }
+
+    /// Why nothing can be asked of the loop any more.
+    fn end(&self) -> Error {
+        self.death.get().cloned().unwrap_or_else(|| Error::closed("node"))
     }
 
     /// Waits until the loop has ended.
@@ -97,11 +109,12 @@ impl NodeHandle {
         let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared), resolver);
         let work = move || {
             block_signals();
-            let result = catch_unwind(AssertUnwindSafe(|| event_loop.run()));
-            let error = match result {
-                Ok(()) => Error::closed("node"),
-                Err(_) => Error::Internal("a bug in libslim was caught: the node is dead".into()),
-            };
+            if catch_unwind(AssertUnwindSafe(|| event_loop.run())).is_err() {
+                let text = "a bug in libslim was caught: the node is dead".to_owned();
+                // Nobody else sets it.
+                let _ = event_loop.shared.death.set(Error::Internal(text));
+            }
+            let error = event_loop.shared.end();
             event_loop.abandon(&error);
             drop(event_loop);
             stopped.finish(Ok(Reply::Nothing));
@@ -864,6 +877,62 @@ mod tests {
         }
         event_loop.turn(&mut events);
         assert!(event_loop.accept_again.is_none());
+    }
+
+    /// An identity with a bug.
+    struct Faulty;
+
+    impl crate::identity::Provider for Faulty {
+        fn subject(&self) -> &str {
+            "faulty"
+        }
+
+        fn public_key(&self) -> &[u8] {
+            &[]
+        }
+
+        fn token(
+            &mut self,
+            _: Now,
+            _: &mut dyn crate::entropy::Entropy,
+        ) -> std::result::Result<Arc<str>, crate::identity::Error> {
+            panic!("a bug that this test put here")
+        }
+
+        fn sign(&self, _: &[u8]) -> std::result::Result<Vec<u8>, crate::identity::Error> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Checklist of 08, item 18.
+    #[test]
+    fn a_bug_in_the_loop_ends_every_call_and_nothing_hangs() {
+        let handle = NodeHandle::start(node("node")).unwrap();
+        let secret = "a secret that is long enough to be taken";
+        let new_app = |name: &str| {
+            let verifier = crate::identity::SharedSecretVerifier::new(secret).unwrap();
+            let name = crate::name::Name::parse(name).unwrap();
+            let command =
+                |answer| Command::NewApp(name, Box::new(Faulty), Box::new(verifier), answer);
+            match handle.shared.call(command, None, "making an app").unwrap() {
+                Reply::App(app) => app,
+                _ => unreachable!(),
+            }
+        };
+        let (app, other) = (new_app("org/ns/faulty"), new_app("org/ns/other"));
+        let waiting = std::thread::spawn(move || other.invitations.pop(None, "a session").err());
+        let open = |created| {
+            let name = crate::name::Name::parse("org/ns/nobody").unwrap();
+            let opened = Answer(OpSlot::new());
+            Command::Open(app.id, Box::default(), name, false, created, opened)
+        };
+        let error = handle.shared.call(open, None, "opening").err();
+        assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
+        let error = waiting.join().unwrap();
+        assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
+        let error = handle.shared.call(Command::Stats, None, "asking").err();
+        assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
+        handle.shared.wait_stopped(None).unwrap();
     }
 
     /// A link that never stops sending is read in shares, turn by turn, however often the kernel
