@@ -66,7 +66,7 @@ fn number(random: &mut SeededEntropy) -> u64 {
 }
 
 fn name(random: &mut SeededEntropy) -> Name {
-    let maybe = |random: &mut SeededEntropy| random.next_u32() % 4 > 0;
+    let maybe = |random: &mut SeededEntropy| !random.next_u32().is_multiple_of(4);
     Name {
         name: Some(EncodedName {
             component_0: number(random),
@@ -83,7 +83,7 @@ fn name(random: &mut SeededEntropy) -> Name {
 }
 
 fn publish(random: &mut SeededEntropy) -> Message {
-    let maybe = |random: &mut SeededEntropy| random.next_u32() % 2 > 0;
+    let maybe = |random: &mut SeededEntropy| !random.next_u32().is_multiple_of(2);
     let bytes = |random: &mut SeededEntropy| text(random).into_bytes();
     let header = SlimHeader {
         source: Some(name(random)),

@@ -302,7 +302,8 @@ impl EventLoop {
             self.accept_again = Some(now.mono);
             return;
         }
-        let Some(number) = (token.0 / 2).checked_sub(1).filter(|_| token.0 % 2 == 0) else {
+        let Some(number) = (token.0 / 2).checked_sub(1).filter(|_| token.0.is_multiple_of(2))
+        else {
             return; // a listener that is gone
         };
         let transport = TransportId(number as u64);

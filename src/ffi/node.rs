@@ -174,7 +174,10 @@ pub unsafe extern "C" fn slim_node_stats(
         }
         let text = stats_json(node.node.stats()?);
         if capacity > 0 {
-            let fits = text.floor_char_boundary(capacity - 1);
+            let mut fits = text.len().min(capacity - 1);
+            while !text.is_char_boundary(fits) {
+                fits -= 1;
+            }
             // SAFETY: promised by the caller: there is room for `capacity` bytes.
             unsafe {
                 std::ptr::copy_nonoverlapping(text.as_ptr(), buffer.cast(), fits);

@@ -123,7 +123,7 @@ impl Pair {
                 quiet &= bytes.is_empty();
                 let mut rest = bytes.as_slice();
                 while !rest.is_empty() {
-                    let most = if self.entropy.next_u32() % 2 == 0 { 40 } else { 20_000 };
+                    let most = if self.entropy.next_u32().is_multiple_of(2) { 40 } else { 20_000 };
                     let len = (self.entropy.next_u32() as usize % most + 1).min(rest.len());
                     to.receive(&rest[..len]);
                     rest = &rest[len..];

@@ -156,7 +156,7 @@ impl History {
         };
         // Links that grow old are replaced, which is no fault.
         let mut ages = SeededEntropy::new(seed ^ 0xa6e);
-        if ages.next_u32() % 3 == 0 {
+        if ages.next_u32().is_multiple_of(3) {
             let limit = Duration::from_secs(2 + ages.next_u64() % 20);
             let grace = Duration::from_secs(2 + ages.next_u64() % 5);
             history.world.accept.age = Some(slim::link::Age { limit, grace });

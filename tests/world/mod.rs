@@ -413,7 +413,7 @@ impl World {
             }
             let output = self.processes[at].node.output(transport);
             let mut bytes = output[..output.len().min(self.capacity - waiting)].to_vec();
-            if bytes.len() > 1000 && self.entropy.next_u32() % 8 == 0 {
+            if bytes.len() > 1000 && self.entropy.next_u32().is_multiple_of(8) {
                 let half = bytes.len() / 2;
                 bytes.truncate(half + self.entropy.next_u32() as usize % half);
             }
@@ -451,7 +451,7 @@ impl World {
             let late = Duration::from_micros(self.entropy.next_u64() % (jitter + 1));
             let when = (self.now.mono + self.delay + late).max(self.pipes[at].last);
             self.pipes[at].last = when;
-            let most = if self.entropy.next_u32() % 8 == 0 { 40 } else { 20_000 };
+            let most = if self.entropy.next_u32().is_multiple_of(8) { 40 } else { 20_000 };
             let len = (self.entropy.next_u32() as usize % most + 1).min(bytes.len());
             let (chunk, rest) = bytes.split_at(len);
             self.pipes[at].queue.push_back((when, chunk.to_vec()));
