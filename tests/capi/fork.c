@@ -1,0 +1,216 @@
+/* fork.c - handles do not survive fork(), the child's own nodes work, the parent notices nothing
+ * (spec 08 part 7, item 14). */
+#include "check.h"
+
+#define FORKED(call)                         \
+    do {                                     \
+        EXPECT(SLIM_ERR_FORKED, call);       \
+        SAYS("the handle was made before fork()"); \
+    } while (0)
+
+static struct {
+    struct talk talk;
+    slim_node *hub, *node;
+    slim_app *app;
+    slim_message *message;
+    slim_op *op;
+    slim_participants *participants;
+    char endpoint[64];
+} parent;
+
+/* Every call, on handles of the parent. */
+static void all_refuse(void)
+{
+    struct talk *talk = &parent.talk;
+    slim_app *app = POISON;
+    slim_session *session = POISON;
+    slim_message *message = POISON;
+    slim_op *op = POISON;
+    slim_participants *participants = POISON;
+    slim_session_fields session_fields = SLIM_SESSION_FIELDS_INIT;
+    slim_message_fields fields = SLIM_MESSAGE_FIELDS_INIT;
+    uint64_t number = 4711;
+    uint16_t port = 47;
+    char buffer[4] = "abc";
+    size_t len = 4711;
+
+    FORKED(slim_node_listen(talk->node, "127.0.0.1:0", &port));
+    FORKED(slim_node_connect(talk->node, parent.endpoint, PATIENCE, &number));
+    FORKED(slim_node_disconnect(talk->node, 1));
+    slim_node_stop(talk->node);
+    FORKED(slim_node_wait(talk->node, SLIM_WAIT_FOREVER));
+    FORKED(slim_node_stats(talk->node, buffer, sizeof buffer, &len));
+    FORKED(slim_app_new_with_secret(talk->node, "org/ns/x", SECRET, &app));
+    FORKED(slim_app_new(talk->node, "org/ns/x",
+                        "{\"provider\": {\"type\": \"shared_secret\", \"data\": \"" SECRET "\"},"
+                        " \"verifier\": {\"type\": \"shared_secret\", \"data\": \"" SECRET "\"}}",
+                        &app));
+    FORKED(slim_app_connect(talk->alice, parent.endpoint, PATIENCE, &number));
+    FORKED(slim_app_subscribe(talk->alice, "org/ns/x", 1, PATIENCE));
+    FORKED(slim_app_unsubscribe(talk->alice, "org/ns/x", 1, PATIENCE));
+    FORKED(slim_app_set_route(talk->alice, "org/ns/x", 1));
+    FORKED(slim_app_remove_route(talk->alice, "org/ns/x", 1));
+    FORKED(slim_app_accept(talk->alice, SLIM_WAIT_FOREVER, &session));
+    CHECK(slim_app_fd(talk->alice) == SLIM_ERR_FORKED);
+    FORKED(slim_app_next_done(talk->alice, &number));
+    FORKED(slim_session_open(talk->alice, NULL, "org/ns/bob", PATIENCE, &session));
+    FORKED(slim_session_open_start(talk->alice, NULL, "org/ns/bob", &session, &op));
+    FORKED(slim_session_view(talk->ours, &session_fields));
+    FORKED(slim_session_publish(talk->ours, "x", 1, NULL, PATIENCE));
+    FORKED(slim_session_publish_to(talk->ours, parent.message, "x", 1, NULL, PATIENCE));
+    FORKED(slim_session_publish_start(talk->ours, NULL, "x", 1, NULL, &op));
+    FORKED(slim_session_flush(talk->ours, SLIM_WAIT_FOREVER));
+    FORKED(slim_session_receive(talk->ours, SLIM_WAIT_FOREVER, &message));
+    CHECK(slim_session_fd(talk->ours) == SLIM_ERR_FORKED);
+    FORKED(slim_session_invite(talk->ours, "org/ns/x", PATIENCE));
+    FORKED(slim_session_invite_start(talk->ours, "org/ns/x", &op));
+    FORKED(slim_session_remove(talk->ours, "org/ns/x", PATIENCE));
+    FORKED(slim_session_remove_start(talk->ours, "org/ns/x", &op));
+    FORKED(slim_session_participants(talk->ours, PATIENCE, &participants));
+    FORKED(slim_session_close(talk->ours, PATIENCE));
+    FORKED(slim_message_view(parent.message, &fields));
+    CHECK(slim_message_data(parent.message, &len) == NULL && len == 0);
+    FORKED(slim_op_wait(parent.op, SLIM_WAIT_FOREVER));
+    FORKED(slim_op_notify(parent.op, 1));
+    CHECK(app == POISON && session == POISON && message == POISON && op == POISON);
+    CHECK(participants == POISON && number == 4711 && port == 47 && strcmp(buffer, "abc") == 0);
+    CHECK(session_fields.source == NULL && fields.source == NULL);
+}
+
+static void free_all(void)
+{
+    slim_participants_free(parent.participants);
+    slim_op_free(parent.op);
+    slim_message_free(parent.message);
+    slim_app_free(parent.app);
+    slim_node_free(parent.node);
+    slim_node_free(parent.hub);
+    talk_end(&parent.talk);
+}
+
+/* What the child does: it tells the parent that it has started, refuses, and talks to the parent's
+ * node with one of its own. It lives until the parent has closed `until`. */
+static void child(int report, int until)
+{
+    slim_session *session = NULL;
+    slim_node *node = NULL;
+    slim_app *app;
+    char byte;
+
+    CHECK(threads() == 1);
+    all_refuse();
+    free_all();
+    memset(&parent.talk, 0, sizeof parent.talk);
+    app = peer("org/ns/child", parent.endpoint, &node);
+    OK(slim_session_open(app, NULL, "org/ns/waiting", PATIENCE, &session));
+    say(session, "from the child");
+    hear(session, "to the child");
+    CHECK(write(report, "c", 1) == 1);
+    while (read(until, &byte, 1) < 0)
+        CHECK(errno == EINTR);
+    slim_session_free(session);
+    slim_app_free(app);
+    slim_node_free(node);
+    exit(0);
+}
+
+/* A connection of the parent ends when the parent ends it, although the child lives. */
+static void ends_for_the_peer(slim_node *hub)
+{
+    char request[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    struct sockaddr_in name;
+    char byte[256];
+    ssize_t got;
+    int raw = socket(AF_INET, SOCK_STREAM, 0);
+
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons((uint16_t)atoi(strrchr(parent.endpoint, ':') + 1));
+    CHECK(connect(raw, (struct sockaddr *)&name, sizeof name) == 0);
+    CHECK(write(raw, request, strlen(request)) > 0);
+    /* It was accepted: the node says its SETTINGS. */
+    CHECK(gets_readable(raw) && read(raw, byte, sizeof byte) > 0);
+    {
+        int pipes[2];
+        pid_t living;
+        CHECK(pipe(pipes) == 0);
+        living = fork();
+        CHECK(living >= 0);
+        if (living == 0) {
+            close(raw);
+            close(pipes[1]);
+            while (read(pipes[0], byte, 1) < 0)
+                CHECK(errno == EINTR);
+            _exit(0);
+        }
+        close(pipes[0]);
+        slim_node_free(hub);
+        do {
+            CHECK(gets_readable(raw));
+            got = read(raw, byte, sizeof byte);
+        } while (got > 0);
+        CHECK(got == 0 || errno == ECONNRESET);
+        /* Nobody listens there any more, neither. */
+        close(raw);
+        raw = socket(AF_INET, SOCK_STREAM, 0);
+        CHECK(connect(raw, (struct sockaddr *)&name, sizeof name) < 0 && errno == ECONNREFUSED);
+        close(raw);
+        close(pipes[1]);
+        check_child(living);
+    }
+}
+
+int main(void)
+{
+    slim_session *theirs = NULL;
+    slim_message *message = POISON;
+    int report[2], until[2];
+    char byte;
+    pid_t pid;
+
+    talk_begin(&parent.talk, NULL);
+    parent.hub = server(parent.endpoint);
+    parent.app = peer("org/ns/waiting", parent.endpoint, &parent.node);
+    say(parent.talk.theirs, "kept");
+    OK(slim_session_receive(parent.talk.ours, PATIENCE, &parent.message));
+    OK(slim_session_publish_start(parent.talk.ours, NULL, "x", 1, NULL, &parent.op));
+    OK(slim_op_wait(parent.op, PATIENCE));
+    hear(parent.talk.theirs, "x");
+    OK(slim_session_participants(parent.talk.ours, PATIENCE, &parent.participants));
+    CHECK(slim_session_fd(parent.talk.ours) >= 0 && slim_app_fd(parent.talk.bob) >= 0);
+
+    CHECK(pipe(report) == 0 && pipe(until) == 0);
+    pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        close(report[0]);
+        close(until[1]);
+        child(report[1], until[0]);
+    }
+    close(report[1]);
+    close(until[0]);
+    OK(slim_app_accept(parent.app, PATIENCE, &theirs));
+    hear(theirs, "from the child");
+    say(theirs, "to the child");
+    CHECK(read(report[0], &byte, 1) == 1);
+    /* The child has used and freed its copies of everything. */
+    say(parent.talk.ours, "undisturbed");
+    hear(parent.talk.theirs, "undisturbed");
+    close(until[1]);
+    check_child(pid);
+    close(report[0]);
+    EXPECT(SLIM_ERR_CLOSED, slim_session_receive(theirs, PATIENCE, &message));
+    slim_session_free(theirs);
+    say(parent.talk.ours, "undisturbed still");
+    hear(parent.talk.theirs, "undisturbed still");
+    CHECK(readable(slim_session_fd(parent.talk.ours)) == 0);
+    say(parent.talk.theirs, "back");
+    CHECK(gets_readable(slim_session_fd(parent.talk.ours)));
+    OK(slim_op_wait(parent.op, 0));
+
+    ends_for_the_peer(parent.hub);
+    parent.hub = NULL;
+    free_all();
+    return 0;
+}

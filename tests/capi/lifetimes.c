@@ -1,0 +1,341 @@
+/* lifetimes.c - frees in every order, waits that end, and times (spec 08 part 7, items 8 to 10).
+ * With SLIM_SOAK also 10,000 open/close cycles: no growth. */
+#include "check.h"
+
+/* Item 8. */
+enum { NODE, APP, SESSION, MESSAGE, OP, PARTICIPANTS, KINDS };
+
+struct handles {
+    slim_node *node;
+    slim_app *app;
+    slim_session *session;
+    slim_message *message;
+    slim_op *op;
+    slim_participants *participants;
+    slim_app *other;
+    slim_session *theirs;
+};
+
+static void make(struct handles *h)
+{
+    memset(h, 0, sizeof *h);
+    OK(slim_node_new(NULL, &h->node));
+    OK(slim_app_new_with_secret(h->node, "org/ns/alice", SECRET, &h->app));
+    OK(slim_app_new_with_secret(h->node, "org/ns/bob", SECRET, &h->other));
+    open_between(h->app, h->other, NULL, &h->session, &h->theirs);
+    say(h->theirs, "kept");
+    OK(slim_session_receive(h->session, PATIENCE, &h->message));
+    OK(slim_session_publish_start(h->session, NULL, "x", 1, NULL, &h->op));
+    OK(slim_op_wait(h->op, PATIENCE));
+    OK(slim_session_participants(h->session, PATIENCE, &h->participants));
+}
+
+/* Closed, if a parent has gone. Nobody waits for the loop: an app that goes takes a moment to
+ * take its sessions along, so calls that do not ask the loop are made after one that does. */
+static void look(const struct handles *h, unsigned gone)
+{
+    int parents = (gone >> NODE | gone >> APP) & 1;
+    slim_session *session = POISON;
+    slim_message *message = POISON;
+    slim_participants *list = POISON;
+    size_t len = 0;
+
+    if (!(gone >> APP & 1) && gone >> NODE & 1) {
+        EXPECT(SLIM_ERR_CLOSED, slim_app_accept(h->app, SLIM_WAIT_FOREVER, &session));
+        EXPECT(SLIM_ERR_CLOSED, slim_app_subscribe(h->app, "org/ns/x", 1, PATIENCE));
+        EXPECT(SLIM_ERR_CLOSED, slim_session_open(h->app, NULL, "org/ns/bob", PATIENCE, &session));
+        CHECK(strncmp(slim_app_name(h->app), "org/ns/alice/", 13) == 0);
+    }
+    if (!(gone >> SESSION & 1)) {
+        slim_session_fields fields = SLIM_SESSION_FIELDS_INIT;
+        OK(slim_session_view(h->session, &fields));
+        CHECK(strncmp(fields.source, "org/ns/alice/", 13) == 0);
+        if (parents) {
+            EXPECT(SLIM_ERR_CLOSED,
+                   slim_session_receive(h->session, SLIM_WAIT_FOREVER, &message));
+            EXPECT(SLIM_ERR_CLOSED, slim_session_participants(h->session, PATIENCE, &list));
+            EXPECT(SLIM_ERR_CLOSED, slim_session_publish(h->session, "x", 1, NULL, PATIENCE));
+            EXPECT(SLIM_ERR_CLOSED, slim_session_close(h->session, PATIENCE));
+        } else {
+            EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(h->session, 0, &message));
+        }
+    }
+    if (!(gone >> MESSAGE & 1)) {
+        const char *data = slim_message_data(h->message, &len);
+        CHECK(len == 4 && memcmp(data, "kept", 4) == 0);
+    }
+    if (!(gone >> OP & 1))
+        OK(slim_op_wait(h->op, SLIM_WAIT_FOREVER));
+    if (!(gone >> PARTICIPANTS & 1)) {
+        int32_t online = 0;
+        CHECK(slim_participants_count(h->participants) == 2);
+        CHECK(strncmp(slim_participants_at(h->participants, 1, &online), "org/ns/bob/", 11) == 0);
+        CHECK(online == 1 && slim_participants_at(h->participants, 2, &online) == NULL);
+    }
+    CHECK(session == POISON && message == POISON && list == POISON);
+}
+
+static void free_one(struct handles *h, int kind)
+{
+    switch (kind) {
+    case NODE: slim_node_free(h->node); break;
+    case APP: slim_app_free(h->app); break;
+    case SESSION: slim_session_free(h->session); break;
+    case MESSAGE: slim_message_free(h->message); break;
+    case OP: slim_op_free(h->op); break;
+    default: slim_participants_free(h->participants);
+    }
+}
+
+/* All orders that begin with the first `done` of `order`. */
+static int permute(int order[KINDS], int done)
+{
+    int count = 0;
+    if (done == KINDS) {
+        struct handles h;
+        unsigned gone = 0;
+        make(&h);
+        for (int i = 0; i < KINDS; i++) {
+            free_one(&h, order[i]);
+            gone |= 1U << order[i];
+            look(&h, gone);
+        }
+        slim_session_free(h.theirs);
+        slim_app_free(h.other);
+        return 1;
+    }
+    for (int i = done; i < KINDS; i++) {
+        int other = order[i];
+        order[i] = order[done];
+        order[done] = other;
+        count += permute(order, done + 1);
+        order[done] = order[i];
+        order[i] = other;
+    }
+    return count;
+}
+
+/* Item 9. */
+enum { WAITERS = 8 };
+
+static struct {
+    pthread_barrier_t ready;
+    slim_session *session;
+    slim_app *app;
+    int64_t woken[WAITERS];
+} waiting;
+
+static void *wait_for_a_message(void *argument)
+{
+    slim_message *message = POISON;
+    slim_session *session = POISON;
+    int64_t *woken = argument;
+    pthread_barrier_wait(&waiting.ready);
+    EXPECT(SLIM_ERR_CLOSED, slim_session_receive(waiting.session, SLIM_WAIT_FOREVER, &message));
+    *woken = now_ms();
+    SAYS("closed");
+    CHECK(message == POISON && session == POISON);
+    return NULL;
+}
+
+static char state_of(int task)
+{
+    char path[64], line[256];
+    ssize_t len;
+    int fd;
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", task);
+    fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return 0;
+    len = read(fd, line, sizeof line - 1);
+    close(fd);
+    if (len <= 0)
+        return 0;
+    line[len] = 0;
+    return strrchr(line, ')')[2];
+}
+
+/* Until all other threads sleep. */
+static void until_all_wait(void)
+{
+    for (;;) {
+        DIR *dir = opendir("/proc/self/task");
+        struct dirent *entry;
+        int busy = 0;
+        while ((entry = readdir(dir)) != NULL) {
+            int task = atoi(entry->d_name);
+            busy |= task && task != getpid() && state_of(task) != 'S';
+        }
+        closedir(dir);
+        if (!busy)
+            return;
+        sched_yield();
+    }
+}
+
+static void wake(const char *how)
+{
+    struct talk talk;
+    pthread_t thread[WAITERS];
+    int64_t begin;
+
+    talk_begin(&talk, NULL);
+    waiting.session = talk.theirs;
+    CHECK(pthread_barrier_init(&waiting.ready, NULL, WAITERS + 1) == 0);
+    for (int i = 0; i < WAITERS; i++)
+        CHECK(pthread_create(&thread[i], NULL, wait_for_a_message, &waiting.woken[i]) == 0);
+    pthread_barrier_wait(&waiting.ready);
+    until_all_wait();
+    begin = now_ms();
+    if (strcmp(how, "close") == 0) {
+        OK(slim_session_close(talk.theirs, PATIENCE));
+    } else if (strcmp(how, "peer") == 0) {
+        OK(slim_session_close(talk.ours, PATIENCE));
+    } else if (strcmp(how, "stop") == 0) {
+        slim_node_stop(talk.node);
+    } else {
+        slim_node_free(talk.node);
+        talk.node = NULL;
+    }
+    for (int i = 0; i < WAITERS; i++) {
+        CHECK(pthread_join(thread[i], NULL) == 0);
+        if (waiting.woken[i] - begin > 100 * slowness()) {
+            fprintf(stderr, "%s: woken after %d ms\n", how, (int)(waiting.woken[i] - begin));
+            _exit(1);
+        }
+    }
+    pthread_barrier_destroy(&waiting.ready);
+    talk_end(&talk);
+}
+
+/* Item 10. */
+static volatile sig_atomic_t signals;
+
+static void count(int number)
+{
+    (void)number;
+    signals++;
+}
+
+static void *send_signals(void *argument)
+{
+    pthread_t to = *(pthread_t *)argument;
+    struct timespec pause = {0, 20 * 1000 * 1000};
+    for (int i = 0; i < 5; i++) {
+        nanosleep(&pause, NULL);
+        CHECK(pthread_kill(to, SIGUSR1) == 0);
+    }
+    return NULL;
+}
+
+static void times(void)
+{
+    struct sigaction action = {.sa_handler = count};
+    slim_message *message = POISON;
+    struct talk talk;
+    pthread_t self = pthread_self(), thread;
+    int64_t begin, took;
+
+    talk_begin(&talk, NULL);
+    begin = now_ms();
+    EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(talk.ours, 0, &message));
+    CHECK(now_ms() - begin < 20 * slowness());
+    begin = now_ms();
+    EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(talk.ours, 50, &message));
+    took = now_ms() - begin;
+    CHECK(took >= 49 && took <= 150 * slowness());
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT, slim_session_receive(talk.ours, -2, &message));
+    SAYS("timeout_ms is -2");
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT, slim_session_receive(talk.ours, INT32_MIN, &message));
+
+    /* Without SA_RESTART: only the library's own care keeps the wait going. */
+    CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+    CHECK(pthread_create(&thread, NULL, send_signals, &self) == 0);
+    begin = now_ms();
+    EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(talk.ours, 1000, &message));
+    took = now_ms() - begin;
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(signals > 0 && took >= 999 && took <= 1100 * slowness());
+    CHECK(message == POISON);
+    talk_end(&talk);
+}
+
+/* No growth. */
+static long resident_kib(void)
+{
+    char line[128];
+    long kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    CHECK(file);
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "VmRSS: %ld", &kib) == 1)
+            break;
+    fclose(file);
+    return kib;
+}
+
+static void cycle_session(struct talk *talk, int polite)
+{
+    slim_session *ours = NULL, *theirs = NULL;
+    slim_message *message = NULL;
+    open_between(talk->alice, talk->bob, NULL, &ours, &theirs);
+    CHECK(slim_session_fd(theirs) >= 0);
+    say(ours, "hello");
+    hear(theirs, "hello");
+    if (polite)
+        OK(slim_session_close(ours, PATIENCE));
+    slim_session_free(ours);
+    EXPECT(SLIM_ERR_CLOSED, slim_session_receive(theirs, PATIENCE, &message));
+    slim_session_free(theirs);
+}
+
+static void cycle_node(void)
+{
+    slim_node *hub, *node = NULL;
+    char endpoint[64];
+    hub = server(endpoint);
+    slim_app_free(peer("org/ns/x", endpoint, &node));
+    slim_node_free(node);
+    slim_node_free(hub);
+}
+
+static void growth(int sessions, int nodes)
+{
+    struct talk talk;
+    int fds = descriptors(), tasks = threads();
+    long before, after;
+
+    talk_begin(&talk, NULL);
+    for (int i = 0; i < sessions / 4; i++)
+        cycle_session(&talk, i % 2);
+    before = resident_kib();
+    for (int i = 0; i < sessions; i++)
+        cycle_session(&talk, i % 2);
+    after = resident_kib();
+    CHECK(sessions < 1000 || after - before < 2048);
+    talk_end(&talk);
+    CHECK(descriptors() == fds && threads() == tasks);
+
+    for (int i = 0; i < nodes / 4; i++)
+        cycle_node();
+    before = resident_kib();
+    for (int i = 0; i < nodes; i++)
+        cycle_node();
+    after = resident_kib();
+    CHECK(nodes < 100 || after - before < 2048);
+    CHECK(descriptors() == fds && threads() == tasks);
+}
+
+int main(void)
+{
+    int order[KINDS] = {NODE, APP, SESSION, MESSAGE, OP, PARTICIPANTS};
+    int soak = getenv("SLIM_SOAK") != NULL;
+    CHECK(permute(order, 0) == 720);
+    wake("close");
+    wake("peer");
+    wake("stop");
+    wake("free");
+    times();
+    growth(soak ? 10000 : 40, soak ? 300 : 4);
+    return 0;
+}

@@ -1,0 +1,284 @@
+/* statuses.c - every status provoked: its code, its name, and a text that names what was wrong
+ * (spec 08 part 7, item 6). */
+#include "check.h"
+
+/* Nothing in C can provoke these in this version. */
+static const int32_t not_provoked[] = {
+    SLIM_ERR_TLS,      /* there is no TLS */
+    SLIM_ERR_MLS,      /* there is no MLS */
+    SLIM_ERR_INTERNAL, /* needs a bug */
+};
+
+/* This needs SLIM_SOAK. */
+static const int32_t slow = SLIM_ERR_PROTOCOL;
+
+static const struct {
+    int32_t status;
+    const char *name;
+} names[] = {
+#define NAMED(status) {status, #status}
+    NAMED(SLIM_OK),
+    NAMED(SLIM_ERR_INVALID_ARGUMENT),
+    NAMED(SLIM_ERR_INVALID_NAME),
+    NAMED(SLIM_ERR_INVALID_CONFIG),
+    NAMED(SLIM_ERR_TIMEOUT),
+    NAMED(SLIM_ERR_CLOSED),
+    NAMED(SLIM_ERR_NOT_FOUND),
+    NAMED(SLIM_ERR_EXISTS),
+    NAMED(SLIM_ERR_NOT_ALLOWED),
+    NAMED(SLIM_ERR_TOO_LARGE),
+    NAMED(SLIM_ERR_LIMIT),
+    NAMED(SLIM_ERR_CONNECT),
+    NAMED(SLIM_ERR_TLS),
+    NAMED(SLIM_ERR_AUTH),
+    NAMED(SLIM_ERR_PROTOCOL),
+    NAMED(SLIM_ERR_MLS),
+    NAMED(SLIM_ERR_NO_ROUTE),
+    NAMED(SLIM_ERR_UNDELIVERED),
+    NAMED(SLIM_ERR_IO),
+    NAMED(SLIM_ERR_UNSUPPORTED),
+    NAMED(SLIM_ERR_FORKED),
+    NAMED(SLIM_ERR_INTERNAL),
+};
+#define NAMES (sizeof names / sizeof *names)
+
+static int provoked[NAMES];
+
+/* The call failed with this status and says so. */
+#define PROVOKE(status, call, text) \
+    do {                            \
+        EXPECT(status, call);       \
+        SAYS(text);                 \
+        mark(status);               \
+    } while (0)
+
+static void mark(int32_t status)
+{
+    for (size_t i = 0; i < NAMES; i++)
+        if (names[i].status == status)
+            provoked[i] = 1;
+}
+
+static void arguments_and_config(struct talk *talk)
+{
+    slim_message *message = POISON;
+    slim_app *app = POISON;
+    slim_node *node = POISON;
+
+    PROVOKE(SLIM_ERR_INVALID_ARGUMENT, slim_session_receive(talk->ours, -2, &message), "-2");
+    PROVOKE(SLIM_ERR_INVALID_ARGUMENT, slim_node_new("\xff", &node), "config_json");
+    PROVOKE(SLIM_ERR_INVALID_NAME,
+            slim_app_new_with_secret(talk->node, "org/only-two", SECRET, &app), "org/only-two");
+    PROVOKE(SLIM_ERR_INVALID_CONFIG, slim_node_new("{\"nodeid\": \"x\"}", &node), "nodeid");
+    PROVOKE(SLIM_ERR_INVALID_CONFIG, slim_node_new("{", &node), "line 1");
+    PROVOKE(SLIM_ERR_AUTH,
+            slim_app_new_with_secret(talk->node, "org/ns/weak", "only 16 letters.", &app), "32");
+    CHECK(message == POISON && app == POISON && node == POISON);
+}
+
+static void sessions(struct talk *talk)
+{
+    static char big[5 * 1024 * 1024];
+    slim_session_options group = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *session = POISON;
+    slim_message *message = POISON;
+    slim_op *op = NULL;
+    slim_status st;
+    char text[32];
+
+    PROVOKE(SLIM_ERR_TIMEOUT, slim_app_accept(talk->bob, 0, &session), "waiting for a session");
+    PROVOKE(SLIM_ERR_TIMEOUT, slim_session_receive(talk->ours, 0, &message), "message");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_invite(talk->ours, "org/ns/carol", 0),
+            "org/ns/carol");
+    snprintf(text, sizeof text, "%zu", sizeof big);
+    PROVOKE(SLIM_ERR_TOO_LARGE, slim_session_publish(talk->ours, big, sizeof big, NULL, 0), text);
+    PROVOKE(SLIM_ERR_NO_ROUTE,
+            slim_session_open(talk->alice, NULL, "org/ns/nobody", PATIENCE, &session),
+            "org/ns/nobody");
+    group.kind = SLIM_SESSION_GROUP;
+    PROVOKE(SLIM_ERR_UNSUPPORTED, slim_session_open(talk->alice, &group, "org/ns/g", 0, &session),
+            "options.kind");
+    CHECK(session == POISON && message == POISON);
+
+    /* The queue is full at last, since Bob has no chance to acknowledge all that at once. */
+    do {
+        slim_op_free(op);
+        op = NULL;
+        st = slim_session_publish_start(talk->ours, NULL, big, 3 * 1024 * 1024, NULL, &op);
+    } while (st == SLIM_OK);
+    PROVOKE(SLIM_ERR_LIMIT, st, "send queue is full");
+    CHECK(op == NULL);
+}
+
+static void limits(struct talk *talk)
+{
+    static char keys[257][8];
+    static slim_pair pairs[257];
+    slim_publish_options options = SLIM_PUBLISH_OPTIONS_INIT;
+    for (int i = 0; i < 257; i++) {
+        snprintf(keys[i], sizeof keys[i], "k%d", i);
+        pairs[i] = (slim_pair){keys[i], "v"};
+    }
+    options.metadata = pairs;
+    options.metadata_len = 257;
+    PROVOKE(SLIM_ERR_LIMIT, slim_session_publish(talk->ours, "x", 1, &options, 0), "257");
+    options.metadata_len = 256;
+    OK(slim_session_publish(talk->ours, "x", 1, &options, PATIENCE));
+}
+
+static void nodes(struct talk *talk)
+{
+    slim_node *node = NULL;
+    uint16_t port = 0, other = 7;
+    uint64_t connection = 7;
+    char address[64], text[16];
+    struct sockaddr_in name;
+    socklen_t len = sizeof name;
+    int bound = socket(AF_INET, SOCK_STREAM, 0);
+
+    PROVOKE(SLIM_ERR_NOT_FOUND, slim_node_disconnect(talk->node, 987654321), "987654321");
+    PROVOKE(SLIM_ERR_NOT_FOUND,
+            slim_app_subscribe(talk->alice, "org/ns/x", 987654321, PATIENCE), "987654321");
+    PROVOKE(SLIM_ERR_IO, slim_node_listen(talk->node, "192.0.2.1:0", &other), "192.0.2.1");
+    OK(slim_node_listen(talk->node, "127.0.0.1:0", &port));
+    snprintf(address, sizeof address, "127.0.0.1:%u", (unsigned)port);
+    PROVOKE(SLIM_ERR_EXISTS, slim_node_listen(talk->node, address, &other), address);
+
+    /* A port that nobody else gets, and nobody listens on. */
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK(bind(bound, (struct sockaddr *)&name, sizeof name) == 0);
+    CHECK(getsockname(bound, (struct sockaddr *)&name, &len) == 0);
+    snprintf(address, sizeof address, "http://127.0.0.1:%u", (unsigned)ntohs(name.sin_port));
+    snprintf(text, sizeof text, ":%u", (unsigned)ntohs(name.sin_port));
+    OK(slim_node_new(NULL, &node));
+    PROVOKE(SLIM_ERR_CONNECT, slim_node_connect(node, address, 200, &connection), text);
+    /* One that listens and never answers. */
+    CHECK(listen(bound, 1) == 0);
+    PROVOKE(SLIM_ERR_TIMEOUT, slim_node_connect(node, address, 100, &connection), text);
+    close(bound);
+    CHECK(other == 7 && connection == 7);
+
+    slim_node_stop(node);
+    OK(slim_node_wait(node, PATIENCE));
+    PROVOKE(SLIM_ERR_CLOSED, slim_node_listen(node, "127.0.0.1:0", &other), "node closed");
+    CHECK(other == 7);
+    slim_node_free(node);
+}
+
+/* The peer is there, and then it is gone without a word. */
+static void undelivered(void)
+{
+    slim_session_options quick = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *ours = NULL;
+    slim_node *hub, *node = NULL;
+    slim_app *alice;
+    slim_op *op = NULL;
+    char endpoint[64];
+    int ready[2];
+    pid_t child;
+
+    hub = server(endpoint);
+    CHECK(pipe(ready) == 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        peer("org/ns/mortal", endpoint, &node);
+        CHECK(write(ready[1], "r", 1) == 1);
+        for (;;)
+            pause();
+    }
+    CHECK(read(ready[0], &endpoint[sizeof endpoint - 1], 1) == 1);
+    endpoint[sizeof endpoint - 1] = 0;
+    alice = peer("org/ns/alice", endpoint, &node);
+    quick.retry_interval_ms = 20;
+    quick.max_retries = 2;
+    OK(slim_session_open(alice, &quick, "org/ns/mortal", PATIENCE, &ours));
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    OK(slim_session_publish_start(ours, NULL, "to nobody", 9, NULL, &op));
+    PROVOKE(SLIM_ERR_UNDELIVERED, slim_op_wait(op, PATIENCE), "org/ns/mortal");
+    OK(slim_session_publish(ours, "to nobody", 9, NULL, PATIENCE));
+    PROVOKE(SLIM_ERR_UNDELIVERED, slim_session_flush(ours, PATIENCE), "org/ns/mortal");
+    slim_op_free(op);
+    slim_session_free(ours);
+    slim_app_free(alice);
+    slim_node_free(node);
+    slim_node_free(hub);
+    close(ready[0]);
+    close(ready[1]);
+}
+
+static void forked(struct talk *talk)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        EXPECT(SLIM_ERR_FORKED, slim_session_flush(talk->ours, 0));
+        SAYS("before fork()");
+        _exit(0);
+    }
+    check_child(child);
+    mark(SLIM_ERR_FORKED);
+}
+
+/* A node refuses a subscription when it has 65,536 of the link. */
+static void refused(void)
+{
+    slim_node *node = NULL, *hub;
+    slim_app *app = NULL;
+    slim_status st = SLIM_OK;
+    uint64_t connection = 0;
+    char endpoint[64], name[32];
+
+    hub = server(endpoint);
+    OK(slim_node_new(NULL, &node));
+    OK(slim_app_new_with_secret(node, "org/ns/many", SECRET, &app));
+    OK(slim_app_connect(app, endpoint, PATIENCE, &connection));
+    for (int i = 0; st == SLIM_OK && i < 65536; i++) {
+        snprintf(name, sizeof name, "org/ns/s%d", i);
+        st = slim_app_subscribe(app, name, connection, PATIENCE);
+    }
+    PROVOKE(SLIM_ERR_PROTOCOL, st, name);
+    slim_app_free(app);
+    slim_node_free(node);
+    slim_node_free(hub);
+}
+
+int main(void)
+{
+    struct talk talk;
+
+    CHECK(strcmp(slim_last_error(), "") == 0);
+    talk_begin(&talk, NULL);
+    /* Success leaves the text as it was. */
+    CHECK(strcmp(slim_last_error(), "") == 0);
+    mark(SLIM_OK);
+
+    arguments_and_config(&talk);
+    nodes(&talk);
+    limits(&talk);
+    undelivered();
+    forked(&talk);
+    sessions(&talk);
+    talk_end(&talk);
+    if (getenv("SLIM_SOAK"))
+        refused();
+
+    for (size_t i = 0; i < NAMES; i++) {
+        int excused = 0;
+        CHECK(strcmp(slim_status_name(names[i].status), names[i].name) == 0);
+        for (size_t j = 0; j < sizeof not_provoked / sizeof *not_provoked; j++)
+            excused |= not_provoked[j] == names[i].status;
+        if (!getenv("SLIM_SOAK"))
+            excused |= names[i].status == slow;
+        if (provoked[i] == excused) {
+            fprintf(stderr, "%s: provoked %d, excused %d\n", names[i].name, provoked[i], excused);
+            return 1;
+        }
+    }
+    CHECK(strcmp(slim_status_name(-17), "SLIM_ERR_UNKNOWN") == 0);
+    CHECK(strcmp(slim_status_name(1), "SLIM_ERR_UNKNOWN") == 0);
+    return 0;
+}
