@@ -365,6 +365,10 @@ pub(crate) fn check_size(
     payload_type: &str,
     metadata: &BTreeMap<String, String>,
 ) -> Result<()> {
+    if payload_type.len() > limits::METADATA_TEXT {
+        let (len, limit) = (payload_type.len(), limits::METADATA_TEXT);
+        return Err(Error::TooLarge { what: "a payload type", len, limit });
+    }
     let pairs: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
     let total = len + payload_type.len() + pairs;
     let limit = limits::MAX_SENT_MESSAGE - limits::MESSAGE_OVERHEAD;

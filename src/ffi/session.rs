@@ -211,6 +211,10 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
         1 => return not_yet("MLS (options.mls)"),
         other => return bad("mls", other),
     }
+    match options.mls_header_check {
+        -1..=100 => {}
+        other => return bad("mls_header_check", other),
+    }
     let defaults = Retry::default();
     let retry = Retry {
         interval: match options.retry_interval_ms {
