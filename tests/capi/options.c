@@ -184,8 +184,8 @@ static void ranges(struct talk *talk)
     FIELD(max_retries, INT32_MAX, SLIM_OK, "");
     FIELD(retry_interval_ms, 3600000, SLIM_OK, "");
     FIELD(retry_interval_ms, 3600001, SLIM_ERR_INVALID_ARGUMENT, "retry interval of 3600.001s");
-    if (0) FIELD(mls_header_check, -2, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is -2");
-    if (0) FIELD(mls_header_check, 101, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is 101");
+    FIELD(mls_header_check, -2, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is -2");
+    FIELD(mls_header_check, 101, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is 101");
     FIELD(metadata_len, 1, SLIM_ERR_INVALID_ARGUMENT, "metadata_len is 1");
 }
 
