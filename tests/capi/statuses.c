@@ -192,7 +192,7 @@ static void undelivered(void)
     CHECK(read(ready[0], &endpoint[sizeof endpoint - 1], 1) == 1);
     endpoint[sizeof endpoint - 1] = 0;
     alice = peer("org/ns/alice", endpoint, &node);
-    quick.retry_interval_ms = 20;
+    quick.retry_interval_ms = 50 * (uint32_t)slowness();
     quick.max_retries = 2;
     OK(slim_session_open(alice, &quick, "org/ns/mortal", PATIENCE, &ours));
     kill(child, SIGKILL);

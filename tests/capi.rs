@@ -1,0 +1,260 @@
+//! The C interface, used from C: each program in `tests/capi` is compiled, linked with the library
+//! that was just built, and run, also under valgrind where that is there. Its first lines say what
+//! it shows. `SLIM_SOAK=1` has some of them do more.
+#![cfg(target_os = "linux")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// Programs end in a few seconds; under valgrind, on a busy machine, it takes longer.
+const TIMEOUT_SECS: &str = "240";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A directory with the library under the names that a linker and a loader look for.
+fn library() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        // Cargo puts it beside the test programs; what lies one level higher may be older.
+        let built = std::env::current_exe().unwrap().with_file_name("libslim.so");
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("capi");
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["libslim.so", "libslim.so.0"] {
+            let _ = std::fs::remove_file(dir.join(name));
+            std::os::unix::fs::symlink(&built, dir.join(name)).unwrap();
+        }
+        dir
+    })
+}
+
+fn compile(name: &str) -> PathBuf {
+    let (dir, program) = (library(), library().join(name));
+    let status = Command::new("cc")
+        .args(["-std=c11", "-g", "-O1", "-pthread"])
+        .args(["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"])
+        .arg("-I")
+        .arg(root().join("include"))
+        .arg(root().join(format!("tests/capi/{name}.c")))
+        .arg("-o")
+        .arg(&program)
+        .arg("-L")
+        .arg(dir)
+        .args(["-lslim", &format!("-Wl,-rpath,{}", dir.display())])
+        .status()
+        .expect("cc");
+    assert!(status.success(), "tests/capi/{name}.c does not compile");
+    program
+}
+
+/// What a command, whose first words are given, printed; it ended with this status.
+fn output(command: &[&str], wanted: i32) -> Output {
+    let said = Command::new("timeout")
+        .args(["--kill-after=5", TIMEOUT_SECS])
+        .args(command)
+        .env_remove("SLIM_LOG")
+        .env("SLIM_TEST_SLOWNESS", if command[0] == "valgrind" { "50" } else { "4" })
+        .output()
+        .expect("timeout");
+    let code = said.status.code();
+    assert_ne!(code, Some(124), "hung, and was killed after {TIMEOUT_SECS} s: {command:?}");
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert_eq!(code, Some(wanted), "{command:?}: {}\n{text}", said.status);
+    said
+}
+
+fn has_valgrind() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let found = Command::new("valgrind").arg("--version").output().is_ok();
+        if !found {
+            eprintln!("valgrind is not there: the C programs run without it");
+        }
+        found
+    })
+}
+
+/// Runs a program in both ways; nothing is printed when all is well.
+fn run_with(program: &Path, arguments: &[&str], wanted: i32) {
+    let program = program.to_str().unwrap();
+    let quiet = |said: Output| {
+        let text = String::from_utf8_lossy(&said.stderr);
+        assert!(text.is_empty(), "{program} {arguments:?} printed {text}");
+    };
+    quiet(output(&[&[program], arguments].concat(), wanted));
+    if has_valgrind() {
+        let valgrind = [
+            "valgrind",
+            "--error-exitcode=9",
+            "--leak-check=full",
+            "--show-leak-kinds=definite",
+            "--errors-for-leak-kinds=definite",
+            "-q",
+        ];
+        quiet(output(&[&valgrind[..], &[program], arguments].concat(), wanted));
+    }
+}
+
+fn run(name: &str) {
+    run_with(&compile(name), &[], 0);
+}
+
+#[test]
+fn null_pointers() {
+    run("nulls");
+}
+
+#[test]
+fn statuses() {
+    run("statuses");
+}
+
+#[test]
+fn options() {
+    run("options");
+}
+
+#[test]
+fn lifetimes() {
+    run("lifetimes");
+}
+
+#[test]
+fn descriptors() {
+    run("descriptor");
+}
+
+#[test]
+fn operations() {
+    run("op");
+}
+
+#[test]
+fn fork() {
+    run("fork");
+}
+
+#[test]
+fn signals() {
+    run("signals");
+}
+
+#[test]
+fn log() {
+    run("log");
+}
+
+/// Checklist of 08, item 20.
+#[test]
+fn a_program_may_end_with_a_live_node() {
+    let program = compile("exits");
+    for way in ["return", "exit", "_exit", "thread"] {
+        run_with(&program, &[way], 7);
+    }
+}
+
+/// Checklist of 08, item 4.
+#[test]
+fn macros() {
+    let source = read("tests/capi/macros.c");
+    for line in read("include/slim.h").lines() {
+        let Some(rest) = line.strip_prefix("#define SLIM_") else { continue };
+        let name = rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+        let used = source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let name = format!("SLIM_{name}");
+        assert!(name == "SLIM_H" || used.clone().any(|word| word == name), "{name} is not used");
+    }
+    let program = compile("macros");
+    let printed = output(&[program.to_str().unwrap()], 0).stdout;
+    assert_eq!(String::from_utf8(printed).unwrap().trim_end(), env!("CARGO_PKG_VERSION"));
+}
+
+/// What compiled programs rely on. `SLIM_WRITE_LAYOUT=1` records it anew.
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn layout() {
+    let (header, source) = (read("include/slim.h"), read("tests/capi/layout.c"));
+    let code = || header.lines().filter(|line| !line.trim_start().starts_with("//"));
+    for line in code() {
+        // Fields, and constants of enums.
+        let field = line.strip_prefix("    ").and_then(|line| line.strip_suffix(';'));
+        let field = field.and_then(|line| line.rsplit([' ', '*']).next());
+        let constant = line.strip_prefix("    SLIM_").and_then(|line| line.split_once(" = "));
+        let wanted = match (field, constant) {
+            (Some(field), _) if !field.contains(')') => format!(", {field});"),
+            (_, Some((constant, _))) => format!("NUMBER(SLIM_{constant});"),
+            _ => continue,
+        };
+        assert!(source.contains(&wanted), "tests/capi/layout.c does not have {wanted}");
+    }
+    let program = compile("layout");
+    let printed = output(&[program.to_str().unwrap()], 0).stdout;
+    let printed = String::from_utf8(printed).unwrap();
+    if std::env::var_os("SLIM_WRITE_LAYOUT").is_some() {
+        std::fs::write(root().join("tests/capi/layout.txt"), &printed).unwrap();
+    }
+    assert_eq!(printed, read("tests/capi/layout.txt"), "the layout has changed");
+}
+
+/// The functions that the header declares.
+fn declared() -> Vec<String> {
+    let header = read("include/slim.h");
+    let code = header.lines().filter(|line| !line.trim_start().starts_with(['/', '*']));
+    let words: Vec<&str> = code.flat_map(str::split_whitespace).collect();
+    let called = words.iter().filter_map(|word| word.split_once('('));
+    let names = called.map(|(name, _)| name.trim_start_matches('*').to_owned());
+    let mut names: Vec<_> = names.filter(|name| name.starts_with("slim_")).collect();
+    names.sort_unstable();
+    names
+}
+
+fn tool(command: &[&str]) -> String {
+    let said = Command::new(command[0]).args(&command[1..]).output();
+    let said = said.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(said.status.success(), "{command:?}");
+    String::from_utf8(said.stdout).unwrap()
+}
+
+/// Checklist of 08, item 2.
+#[test]
+fn the_library_exports_the_functions_of_the_header() {
+    let path = library().join("libslim.so");
+    let listed = tool(&["nm", "-D", "--defined-only", path.to_str().unwrap()]);
+    let mut exported: Vec<&str> =
+        listed.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+    exported.sort_unstable();
+    assert!(exported.len() > 40, "{exported:?}");
+    assert_eq!(exported, declared());
+}
+
+/// Checklist of 08, item 2.
+#[test]
+fn the_library_says_what_it_needs() {
+    let path = library().join("libslim.so");
+    let listed = tool(&["readelf", "-dW", path.to_str().unwrap()]);
+    let (mut needed, mut soname, mut flags) = (Vec::new(), "", Vec::new());
+    for line in listed.lines() {
+        let value = || line.split(['[', ']']).nth(1).unwrap_or_default();
+        match line.split(['(', ')']).nth(1) {
+            Some("NEEDED") => needed.push(value()),
+            Some("SONAME") => soname = value(),
+            Some("FLAGS" | "FLAGS_1") => flags.extend(line.split_whitespace().skip(2)),
+            Some("RPATH" | "RUNPATH") => panic!("{line}"),
+            _ => {}
+        }
+    }
+    assert_eq!(soname, "libslim.so.0");
+    for library in needed {
+        let known = ["libc.so.", "libgcc_s.so.", "libm.so.", "ld-linux"];
+        assert!(known.iter().any(|known| library.starts_with(known)), "{library} is needed, too");
+    }
+    for flag in ["NODELETE", "NOW"] {
+        assert!(flags.contains(&flag), "{flag} is not among {flags:?}");
+    }
+}
