@@ -2,6 +2,11 @@
  * "exit", "_exit" or "thread". The status is 7 (spec 08 part 7, item 20). */
 #include "check.h"
 
+/* Not local: they are not lost when the program ends. */
+slim_session *ours, *theirs;
+slim_node *hub, *node;
+slim_app *alice, *bob;
+
 static void *end_the_process(void *argument)
 {
     exit(*(int *)argument);
@@ -10,9 +15,6 @@ static void *end_the_process(void *argument)
 int main(int argc, char **argv)
 {
     static int status = 7;
-    slim_session *ours = NULL, *theirs = NULL;
-    slim_node *hub, *node = NULL;
-    slim_app *alice, *bob = NULL;
     pthread_t thread;
     char endpoint[64];
 

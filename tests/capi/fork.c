@@ -111,7 +111,7 @@ static void child(int report, int until)
     slim_session_free(session);
     slim_app_free(app);
     slim_node_free(node);
-    exit(0);
+    end_child();
 }
 
 /* A connection of the parent ends when the parent ends it, although the child lives. */
@@ -135,14 +135,13 @@ static void ends_for_the_peer(slim_node *hub)
         int pipes[2];
         pid_t living;
         CHECK(pipe(pipes) == 0);
-        living = fork();
-        CHECK(living >= 0);
+        living = fork_child();
         if (living == 0) {
             close(raw);
             close(pipes[1]);
             while (read(pipes[0], byte, 1) < 0)
                 CHECK(errno == EINTR);
-            _exit(0);
+            end_child();
         }
         close(pipes[0]);
         slim_node_free(hub);
@@ -181,8 +180,7 @@ int main(void)
     CHECK(slim_session_fd(parent.talk.ours) >= 0 && slim_app_fd(parent.talk.bob) >= 0);
 
     CHECK(pipe(report) == 0 && pipe(until) == 0);
-    pid = fork();
-    CHECK(pid >= 0);
+    pid = fork_child();
     if (pid == 0) {
         close(report[0]);
         close(until[1]);

@@ -147,8 +147,7 @@ static size_t standard_error_of(const char *program, const char *mode, const cha
     pid_t child;
 
     CHECK(pipe(out) == 0);
-    child = fork();
-    CHECK(child >= 0);
+    child = fork_child();
     if (child == 0) {
         if (variable)
             setenv("SLIM_LOG", variable, 1);

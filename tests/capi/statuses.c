@@ -181,8 +181,7 @@ static void undelivered(void)
 
     hub = server(endpoint);
     CHECK(pipe(ready) == 0);
-    child = fork();
-    CHECK(child >= 0);
+    child = fork_child();
     if (child == 0) {
         peer("org/ns/mortal", endpoint, &node);
         CHECK(write(ready[1], "r", 1) == 1);
@@ -212,12 +211,11 @@ static void undelivered(void)
 
 static void forked(struct talk *talk)
 {
-    pid_t child = fork();
-    CHECK(child >= 0);
+    pid_t child = fork_child();
     if (child == 0) {
         EXPECT(SLIM_ERR_FORKED, slim_session_flush(talk->ours, 0));
         SAYS("before fork()");
-        _exit(0);
+        end_child();
     }
     check_child(child);
     mark(SLIM_ERR_FORKED);
