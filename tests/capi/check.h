@@ -180,6 +180,7 @@ static inline slim_node *server(char endpoint[64])
 {
     slim_node *node = NULL;
     uint16_t port = 0;
+    memset(endpoint, 0, 64);
     OK(slim_node_new(NULL, &node));
     OK(slim_node_listen(node, "127.0.0.1:0", &port));
     snprintf(endpoint, 64, "http://127.0.0.1:%u", (unsigned)port);
