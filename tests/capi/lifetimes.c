@@ -96,7 +96,7 @@ static int permute(int order[KINDS], int done)
         struct handles h;
         unsigned gone = 0;
         if (!step)
-            step = on_valgrind() && !getenv("SLIM_SOAK") ? 12 : 1;
+            step = on_valgrind() ? 12 : 1;
         if (orders++ % step)
             return 1;
         make(&h);
