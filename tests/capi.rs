@@ -138,6 +138,11 @@ fn operations() {
 }
 
 #[test]
+fn events() {
+    run("events");
+}
+
+#[test]
 fn fork() {
     run("fork");
 }

@@ -131,11 +131,12 @@ impl OpSlot {
         let mut state = self.lock();
         state.result.get_or_insert(result);
         let watchers = std::mem::take(&mut state.watchers);
+        // Whoever has waited for the answer finds the numbers on the lists.
+        for (app, tag) in &watchers {
+            app.done.push(*tag);
+        }
         drop(state);
         self.finished.notify_all();
-        for (app, tag) in watchers {
-            app.done.push(tag);
-        }
     }
 
     /// Puts `tag` on the app's list when there is an answer; at once if there is one already.

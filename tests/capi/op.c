@@ -37,6 +37,22 @@ static void announced(struct talk *talk)
     hear(talk->theirs, "two");
 }
 
+/* Who has waited for an operation finds its tag on the list. */
+static void announced_in_order(struct talk *talk)
+{
+    for (uint64_t i = 0; i < 200; i++) {
+        slim_op *op = NULL;
+        uint64_t tag = 0;
+        OK(slim_session_publish_start(talk->ours, NULL, "x", 1, NULL, &op));
+        OK(slim_op_notify(op, i));
+        OK(slim_op_wait(op, PATIENCE));
+        OK(slim_app_next_done(talk->alice, &tag));
+        CHECK(tag == i);
+        slim_op_free(op);
+        hear(talk->theirs, "x");
+    }
+}
+
 /* Freed while it runs: for the peer nothing changes. */
 static void freed(struct talk *talk)
 {
@@ -122,6 +138,7 @@ int main(void)
     struct talk talk;
     talk_begin(&talk, NULL);
     announced(&talk);
+    announced_in_order(&talk);
     freed(&talk);
     several_threads(&talk);
     early(&talk);
