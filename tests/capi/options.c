@@ -1,4 +1,4 @@
-/* options.c - sizes of structs, ranges of their fields, metadata (spec 08 part 7, item 12; rule A8). */
+/* options.c - sizes of structs, ranges of fields, metadata (spec 08 part 7, item 12; rule A8). */
 #include "check.h"
 
 /* A struct as a later release would have it: the same, and more behind it. */
