@@ -14,16 +14,51 @@ H2SPEC := target/h2spec/h2spec
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= http2 grpc message view node name token config
 
-.PHONY: all demo test soak fuzz bench header third-party lint clean
+.PHONY: all demo test soak fuzz bench header third-party lint clean install uninstall
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# Where `make install` puts things, and what packagers put before it.
+PREFIX ?= /usr/local
+DESTDIR ?=
+INSTALL ?= install
+# The profile that is installed; tests install their own.
+BUILT ?= $(RELEASE)
 
+
+# Leaves a usable target/release: PKG_CONFIG_PATH=target/release pkg-config --libs slim
 all:
 	$(CARGO) build --release --features cli
-
-$(HELLO): ffi-examples/c/hello.c include/slim.h all
-	@mkdir -p $(@D)
 	@ln -sf libslim.so $(RELEASE)/libslim.so.0
-	$(CC) -std=c99 -Wall -Wextra -Werror -O2 -Iinclude $< -o $@ \
-		-L$(RELEASE) -lslim -Wl,-rpath,$(CURDIR)/$(RELEASE)
+	@$(call pc,$(CURDIR)/$(RELEASE),$(CURDIR)/$(RELEASE),$(CURDIR)/include) > $(RELEASE)/slim.pc
+
+# $(call pc,PREFIX,LIBDIR,INCLUDEDIR): the text of slim.pc.
+pc = sed -e 's|@prefix@|$(1)|' -e 's|@libdir@|$(2)|' -e 's|@includedir@|$(3)|' \
+	-e 's|@version@|$(VERSION)|' include/slim.pc.in
+
+# Copies what `make` has built: it builds nothing, so that it can run as another user.
+install:
+	$(INSTALL) -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/doc/slim
+	$(INSTALL) -m 755 $(BUILT)/slim $(DESTDIR)$(PREFIX)/bin/slim
+	$(INSTALL) -m 644 include/slim.h $(DESTDIR)$(PREFIX)/include/slim.h
+	$(INSTALL) -m 755 $(BUILT)/libslim.so $(DESTDIR)$(PREFIX)/lib/libslim.so.$(VERSION)
+	ln -sf libslim.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libslim.so.0
+	ln -sf libslim.so.0 $(DESTDIR)$(PREFIX)/lib/libslim.so
+	$(INSTALL) -m 644 $(BUILT)/libslim.a $(DESTDIR)$(PREFIX)/lib/libslim.a
+	$(call pc,$(PREFIX),$${prefix}/lib,$${prefix}/include) \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/slim.pc
+	$(INSTALL) -m 644 include/slim-config.md $(DESTDIR)$(PREFIX)/share/doc/slim/slim-config.md
+
+uninstall:
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/slim include/slim.h lib/libslim.so.$(VERSION) \
+		lib/libslim.so.0 lib/libslim.so lib/libslim.a lib/pkgconfig/slim.pc \
+		share/doc/slim/slim-config.md
+	-rmdir $(DESTDIR)$(PREFIX)/share/doc/slim
+
+# The example programs, with what pkg-config says of the fresh build.
+$(HELLO): all
+	@mkdir -p $(@D)
+	PKG_CONFIG_PATH=$(CURDIR)/$(RELEASE) $(MAKE) -C ffi-examples/c OUT=$(CURDIR)/$(@D) \
+		CFLAGS="-O2 -Wall -Wextra -Wpedantic -Wconversion -Werror"
 
 # A node, a receiver and a sender in C; what they say is printed.
 demo: $(HELLO)
