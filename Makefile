@@ -52,7 +52,7 @@ uninstall:
 	cd $(DESTDIR)$(PREFIX) && rm -f bin/slim include/slim.h lib/libslim.so.$(VERSION) \
 		lib/libslim.so.0 lib/libslim.so lib/libslim.a lib/pkgconfig/slim.pc \
 		share/doc/slim/slim-config.md
-	-rmdir $(DESTDIR)$(PREFIX)/share/doc/slim
+	rmdir $(DESTDIR)$(PREFIX)/share/doc/slim 2>/dev/null || true
 
 # The example programs, with what pkg-config says of the fresh build.
 $(HELLO): all

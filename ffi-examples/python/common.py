@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 
 import libslim
@@ -104,8 +105,15 @@ def create_local_app(node, local, slim=None, shared_secret=None):
     return app, connection
 
 
+def end_on_signals():
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, also where a shell ignores Ctrl-C for us."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def run(main):
     """Runs a program to its end, which may be Ctrl-C."""
+    end_on_signals()
     try:
         main()
     except KeyboardInterrupt:

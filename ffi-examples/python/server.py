@@ -1,11 +1,10 @@
 """A node.  server.py [-s|--slim ADDRESS|JSON]"""
 
 import os
-import signal
 import sys
 
 import libslim
-from common import Parser, wrong
+from common import Parser, end_on_signals, wrong
 
 
 def main():
@@ -16,7 +15,7 @@ def main():
     options = parser.parse_args()
     if options.enable_opentelemetry:
         wrong("--enable-opentelemetry is not in this version of libslim.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_signals()
     try:
         with libslim.Node() as node:
             print(f"listening on port {node.listen(options.slim)}", file=sys.stderr, flush=True)

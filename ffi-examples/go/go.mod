@@ -1,0 +1,3 @@
+module libslim.example/ffi-examples/go
+
+go 1.19
