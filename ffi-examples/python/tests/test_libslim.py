@@ -1,0 +1,185 @@
+"""The package against nodes of its own. Run: python3 -m unittest discover tests"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+HERE = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(HERE))
+
+import libslim  # noqa: E402
+
+SECRET = "a secret for tests, 32 bytes or more"
+
+
+class Network(unittest.TestCase):
+    """A node that listens, and two apps that are connected to it."""
+
+    def setUp(self):
+        self.server = self.enter(libslim.Node())
+        self.endpoint = f"http://127.0.0.1:{self.server.listen('127.0.0.1:0')}"
+        self.alice = self.app("org/test/alice")
+        self.bob = self.app("org/test/bob")
+
+    def enter(self, manager):
+        self.addCleanup(manager.close)
+        return manager
+
+    def app(self, name, secret=SECRET):
+        app = self.enter(self.enter(libslim.Node()).app(name, secret=secret))
+        app.connect(self.endpoint)
+        return app
+
+    def pair(self, **options):
+        opened = self.enter(self.bob.open("org/test/alice", **options))
+        return opened, self.enter(self.alice.accept(timeout=30))
+
+
+class Conversations(Network):
+    def test_a_conversation_both_ways(self):
+        near, far = self.pair(metadata={"topic": "tests"})
+        self.assertEqual((near.initiator, far.initiator), (True, False))
+        self.assertEqual(far.metadata, {"topic": "tests"})
+        self.assertEqual(near.id, far.id)
+        near.publish(b"a\0b", payload_type="text/plain", metadata={"k": "v"})
+        near.flush()
+        got = far.receive(timeout=30)
+        self.assertEqual((got.data, got.payload_type), (b"a\0b", "text/plain"))
+        self.assertEqual((got.metadata, got.kind, got.source), ({"k": "v"}, 0, self.bob.name))
+        far.publish_to(got, b"")
+        self.assertEqual(near.receive(timeout=30).data, b"")
+        self.assertEqual(set(near.participants()), {self.bob.name, self.alice.name})
+        self.assertEqual(self.bob.name, f"org/test/bob/{self.bob.id}")
+
+    def test_iteration_ends_with_the_session(self):
+        near, far = self.pair()
+        for data in (b"1", b"2", b"3"):
+            near.publish(data)
+        near.close()
+        self.assertEqual([message.data for message in far], [b"1", b"2", b"3"])
+
+    def test_best_effort(self):
+        near, far = self.pair(reliable=False)
+        near.publish(b"x")
+        self.assertEqual(far.receive(timeout=30).data, b"x")
+
+    def test_a_json_object_and_stats(self):
+        client = {"endpoint": self.endpoint, "tls": {"insecure": True}}
+        identity = {"type": "shared_secret", "data": SECRET}
+        node = self.enter(libslim.Node({"node_id": "carol's"}))
+        carol = self.enter(
+            node.app("org/test/carol", identity={"provider": identity, "verifier": identity})
+        )
+        carol.connect(client)
+        with carol.open("org/test/alice"):
+            self.assertEqual(self.alice.accept(timeout=30).destination, carol.name)
+        self.assertTrue(node.stats())
+
+
+class Mistakes(Network):
+    def test_errors_are_of_their_class_and_name_the_value(self):
+        node = self.enter(libslim.Node())
+        with self.assertRaisesRegex(libslim.InvalidNameError, "no/name"):
+            node.app("no/name", secret=SECRET)
+        with self.assertRaisesRegex(libslim.AuthError, "32 are needed"):
+            node.app("org/test/x", secret="short")
+        with self.assertRaisesRegex(libslim.InvalidConfigError, "did you mean") as raised:
+            libslim.Node({"node_idd": "x"})
+        self.assertEqual(raised.exception.status, -3)
+        with self.assertRaises(libslim.UnsupportedError):
+            node.connect("https://127.0.0.1:1")
+
+    def test_times(self):
+        begun = time.monotonic()
+        for error in (libslim.TimeoutError, TimeoutError):
+            with self.assertRaises(error):
+                self.alice.accept(timeout=0.05)
+            with self.assertRaises(error):
+                self.alice.accept(timeout=0)
+        self.assertTrue(0.1 <= time.monotonic() - begun < 10)
+        for wrong in (-1, float("nan")):
+            with self.assertRaises(ValueError):
+                self.alice.accept(timeout=wrong)
+
+    def test_a_slice_that_runs_out_is_not_the_end(self):
+        self.alice._SLICE = 0.01
+        threading.Timer(0.1, lambda: self.enter(self.bob.open("org/test/alice"))).start()
+        self.enter(self.alice.accept(timeout=30))
+
+    def test_closing_ends_waits_and_frees_once(self):
+        near, far = self.pair()
+        ended = []
+
+        def wait():
+            try:
+                far.receive()
+            except libslim.ClosedError as error:
+                ended.append(error)
+
+        threads = [threading.Thread(target=wait) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        far.close()
+        far.close()
+        for thread in threads:
+            thread.join(10)
+        self.assertEqual(len(ended), 4)
+        with self.assertRaisesRegex(libslim.ClosedError, "session is closed"):
+            far.publish(b"x")
+
+    def test_any_order_of_closing(self):
+        near, far = self.pair()
+        self.bob._node.close()
+        with self.assertRaises(libslim.ClosedError):
+            near.receive(timeout=30)
+        self.bob.close()
+        near.close()
+
+
+class Programs(Network):
+    def run_program(self, name, *arguments, **more):
+        command = [sys.executable, str(HERE / name), *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", **more}
+        process = subprocess.Popen(command, env=environment, **pipes)
+        self.addCleanup(process.communicate)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_ctrl_c_ends_a_waiting_receiver(self):
+        slim = json.dumps({"endpoint": self.endpoint, "tls": {"insecure": True}})
+        process = self.run_program(
+            "point_to_point.py", "--slim", slim, SLIM_LOCAL="org/test/p", SLIM_SHARED_SECRET=SECRET
+        )
+        for expected in ("Created app", f"Connected to {self.endpoint}", "waiting for new session"):
+            self.assertIn(expected, process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        begun = time.monotonic()
+        out, err = process.communicate(timeout=30)
+        self.assertEqual((out, err, process.returncode), ("Client interrupted by user.\n", "", 0))
+        self.assertLess(time.monotonic() - begun, 10)
+
+
+class Printed(unittest.TestCase):
+    def test_h8_the_bytes_of_a_line(self):
+        sys.path.insert(0, str(HERE))
+        from common import format_message
+
+        expected = "1b5b316d1b5b39366d416c696365" + 40 * "20" + "1b5b306d78"
+        self.assertEqual(format_message("alice", "x").encode().hex(), expected)
+
+
+class Declarations(unittest.TestCase):
+    def test_ffi_is_what_the_header_says(self):
+        command = [sys.executable, str(HERE / "make_ffi.py"), "--check"]
+        self.assertEqual(subprocess.run(command).returncode, 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
