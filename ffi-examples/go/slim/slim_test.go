@@ -1,0 +1,225 @@
+package slim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const secret = "a secret for tests, 32 bytes or more"
+
+func within(t testing.TB, limit time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func listening(t testing.TB) string {
+	node, err := NewNode("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(node.Close)
+	port, err := node.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("http://127.0.0.1:%d", port)
+}
+
+func connected(t testing.TB, endpoint, name string) *App {
+	node, err := NewNode("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(node.Close)
+	app, err := node.NewApp(name, secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(app.Close)
+	if _, err := app.Connect(within(t, 30*time.Second), endpoint); err != nil {
+		t.Fatal(err)
+	}
+	return app
+}
+
+func pair(t testing.TB, options SessionOptions) (near, far *Session) {
+	endpoint := listening(t)
+	alice, bob := connected(t, endpoint, "org/test/alice"), connected(t, endpoint, "org/test/bob")
+	near, err := bob.Open(within(t, 30*time.Second), "org/test/alice", options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if far, err = alice.Accept(within(t, 30*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(near.abandon)
+	t.Cleanup(far.abandon)
+	return near, far
+}
+
+func TestConversation(t *testing.T) {
+	near, far := pair(t, SessionOptions{Metadata: map[string]string{"topic": "tests"}})
+	ctx := within(t, 30*time.Second)
+	if far.Metadata()["topic"] != "tests" || near.ID() != far.ID() {
+		t.Fatal(far.Metadata(), near.ID(), far.ID())
+	}
+	options := PublishOptions{PayloadType: "text/plain", Metadata: map[string]string{"k": "v"}}
+	if err := near.Publish(ctx, []byte("a\x00b"), options); err != nil {
+		t.Fatal(err)
+	}
+	if err := near.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	got, err := far.Receive(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got.Data) != "a\x00b" || got.PayloadType != "text/plain" || got.Metadata["k"] != "v" ||
+		got.Source != near.app.Name() || !strings.HasSuffix(got.Source, "/"+near.app.ID()) {
+		t.Fatalf("%+v", got)
+	}
+	if err := far.PublishTo(ctx, got, nil, PublishOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := near.Receive(ctx); err != nil || len(answer.Data) != 0 {
+		t.Fatal(answer, err)
+	}
+	if err := near.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := far.Receive(ctx); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+	if _, err := near.Receive(ctx); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	node, err := NewNode("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer node.Close()
+	var detail *Error
+	_, err = node.NewApp("no/name", secret)
+	if !errors.Is(err, ErrInvalidName) || !errors.As(err, &detail) || !strings.Contains(detail.Text, "no/name") {
+		t.Fatal(err)
+	}
+	if _, err = node.NewApp("org/test/x", "short"); !errors.Is(err, ErrAuth) {
+		t.Fatal(err)
+	}
+	if _, err = NewNode(`{"node_idd": "x"}`); !errors.Is(err, ErrInvalidConfig) {
+		t.Fatal(err)
+	}
+	if !errors.Is(&Error{"", ErrTimeout, ""}, os.ErrDeadlineExceeded) || errors.Is(ErrClosed, os.ErrDeadlineExceeded) {
+		t.Fatal("only a timeout is a deadline that passed")
+	}
+}
+
+func TestCancel(t *testing.T) {
+	_, far := pair(t, SessionOptions{BestEffort: true})
+	for i := 0; i < 20; i++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		time.AfterFunc(time.Millisecond, cancel)
+		if _, err := far.Receive(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		ctx, cancel = context.WithTimeout(context.Background(), time.Millisecond)
+		if _, err := far.Receive(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		cancel()
+	}
+}
+
+func TestCloseEndsWaits(t *testing.T) {
+	near, far := pair(t, SessionOptions{})
+	ended := make(chan error)
+	for i := 0; i < 4; i++ {
+		go func() {
+			_, err := far.Receive(context.Background())
+			ended <- err
+		}()
+	}
+	if err := far.Close(within(t, 30*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < 4; i++ {
+		if err := <-ended; !errors.Is(err, ErrClosed) {
+			t.Fatal(err)
+		}
+	}
+	near.app.node.Close()
+	if _, err := near.Receive(context.Background()); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+// Goroutines that wait cost no thread: 08 part 7 item 21.
+func TestWaitingCostsNoThreads(t *testing.T) {
+	const count = 100
+	endpoint := listening(t)
+	bob := connected(t, endpoint, "org/test/bob")
+	alice := connected(t, endpoint, "org/test/alice")
+	ctx := within(t, 60*time.Second)
+	var group sync.WaitGroup
+	sessions := make([]*Session, count)
+	for i := range sessions {
+		var err error
+		if sessions[i], err = bob.Open(ctx, "org/test/alice", SessionOptions{BestEffort: true}); err != nil {
+			t.Fatal(err)
+		}
+		far, err := alice.Accept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			if _, err := far.Receive(ctx); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err == nil && len(tasks) >= 20 {
+		t.Errorf("%d threads for %d waits", len(tasks), count)
+	}
+	for _, session := range sessions {
+		if err := session.Publish(ctx, []byte("x"), PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	group.Wait()
+}
+
+// What nobody holds any more is freed in any order, messages included.
+func TestFinalizers(t *testing.T) {
+	endpoint := listening(t)
+	for i := 0; i < 3; i++ {
+		func() {
+			node, err := NewNode("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			app, err := node.NewApp("org/test/gone", secret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := app.Connect(within(t, 30*time.Second), endpoint); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		runtime.GC()
+		runtime.GC()
+	}
+}
