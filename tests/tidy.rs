@@ -1,5 +1,6 @@
 //! Rules about the tree that a reader should be able to rely on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,6 +97,48 @@ fn no_shortcuts_in_the_library() {
     for file in rust_files(&root().join("src/bin")) {
         // It panics when nobody reads any more; eprintln! has the same letters.
         assert!(!code(&file).contains("println!("), "{} prints by itself", file.display());
+    }
+}
+
+/// The words that stand in brackets and quotes: in `src/config` these are the keys.
+fn listed(path: &Path) -> BTreeSet<String> {
+    let starts = |line: &str, with| line.trim_start().starts_with(with);
+    let text = code(path);
+    let lines = text.lines().filter(|line| !starts(line, "//") && !starts(line, "#["));
+    let mut text: String = lines.fold(String::new(), |text, line| text + line + "\n");
+    for quoted in ["'['", "']'", "'\"'", "\\\""] {
+        text = text.replace(quoted, "");
+    }
+    let in_key = |c| matches!(c, 'a'..='z' | '0'..='9' | '_');
+    let (mut found, mut open) = (BTreeSet::new(), 0);
+    for (at, piece) in text.split('"').enumerate() {
+        if at % 2 == 0 {
+            open += piece.matches('[').count();
+            open -= piece.matches(']').count();
+        } else if open > 0 && piece.chars().all(in_key) {
+            found.insert(piece.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_key_of_the_configuration_is_documented_and_no_other() {
+    let text = std::fs::read_to_string(root().join("include/slim-config.md")).unwrap();
+    for (file, sections) in [
+        ("node", &["Node"][..]),
+        ("server", &["Server"]),
+        ("client", &["Client", "TLS"]),
+        ("identity", &["Identity"]),
+    ] {
+        let parts = text.split("\n## ").filter(|part| sections.iter().any(|s| part.starts_with(s)));
+        let rows = parts.flat_map(|part| part.lines().filter_map(|l| l.strip_prefix("| `")));
+        let documented: BTreeSet<String> =
+            rows.map(|row| row.split('`').next().unwrap().to_owned()).collect();
+        let path = root().join("src/config").join(file).with_extension("rs");
+        let known = listed(&path);
+        assert!(known.len() > 2, "{file}: {known:?}");
+        assert_eq!(known, documented, "src/config/{file}.rs and include/slim-config.md");
     }
 }
 
