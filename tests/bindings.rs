@@ -1,0 +1,458 @@
+//! What stands on the C interface: the example programs in C, Python and Go, alone and with each
+//! other, the packages' own tests, and the programs of the README. All use the library that was
+//! built with this test.
+#![cfg(target_os = "linux")]
+
+#[path = "interop/support.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use support::{node, root, slim, Process, SECRET};
+
+/// A directory with the library as a linker, a loader and pkg-config look for it.
+fn library() -> &'static Path {
+    static DIR: OnceLock<PathBuf> = OnceLock::new();
+    DIR.get_or_init(|| {
+        // Cargo puts it beside the test programs; what lies one level higher may be older.
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bindings");
+        std::fs::create_dir_all(&dir).unwrap();
+        let built = built("libslim.so");
+        for name in ["libslim.so", "libslim.so.0"] {
+            let _ = std::fs::remove_file(dir.join(name));
+            std::os::unix::fs::symlink(&built, dir.join(name)).unwrap();
+        }
+        let package = std::fs::read_to_string(root().join("include/slim.pc.in")).unwrap();
+        let package = package
+            .replace("@prefix@", &dir.display().to_string())
+            .replace("@libdir@", "${prefix}")
+            .replace("@includedir@", &root().join("include").display().to_string())
+            .replace("@version@", env!("CARGO_PKG_VERSION"));
+        std::fs::write(dir.join("slim.pc"), package).unwrap();
+        dir
+    })
+}
+
+fn built(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().with_file_name(name)
+}
+
+/// A command that finds the library, and nothing that the caller's environment says to it.
+fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        name.starts_with("SLIM_") || name.starts_with("MAKE") || name == "MFLAGS"
+    }) {
+        command.env_remove(name);
+    }
+    command
+        .env("PKG_CONFIG_PATH", library())
+        .env("LD_LIBRARY_PATH", library())
+        .env("PYTHONPATH", root().join("ffi-examples/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("PYTHONUNBUFFERED", "1");
+    command
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&text));
+}
+
+fn go_is_there() -> bool {
+    static FOUND: OnceLock<bool> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let found = Command::new("go").arg("version").output().is_ok_and(|o| o.status.success());
+        if !found {
+            eprintln!("no Go here: what needs it is left out");
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "CI has Go");
+        }
+        found
+    })
+}
+
+/// One of the languages that the examples are written in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Language {
+    C,
+    Python,
+    Go,
+}
+
+use Language::{Go, Python, C};
+
+fn languages() -> Vec<Language> {
+    [C, Python, Go].into_iter().filter(|l| *l != Go || go_is_there()).collect()
+}
+
+/// The example program of this name.
+fn example(language: Language, name: &str) -> Command {
+    static C_PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    static GO_PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+    let directory = |name: &str| {
+        let out = library().join(name);
+        std::fs::create_dir_all(&out).unwrap();
+        out
+    };
+    match language {
+        C => command(
+            C_PROGRAMS
+                .get_or_init(|| {
+                    let out = directory("c");
+                    let mut make = command("make");
+                    make.args(["-s", "-B", "-C"]).arg(root().join("ffi-examples/c"));
+                    make.arg(format!("OUT={}", out.display()));
+                    run(make.arg("CFLAGS=-O1 -Wall -Wextra -Wpedantic -Wconversion -Werror"));
+                    out
+                })
+                .join(name),
+        ),
+        Python => {
+            let mut python = command("python3");
+            python.arg(root().join("ffi-examples/python").join(name).with_extension("py"));
+            python
+        }
+        Go => command(
+            GO_PROGRAMS
+                .get_or_init(|| {
+                    let out = directory("go");
+                    let mut go = command("go");
+                    go.current_dir(root().join("ffi-examples/go"));
+                    run(go.arg("build").arg("-o").arg(&out).arg("./cmd/..."));
+                    out
+                })
+                .join(name),
+        ),
+    }
+}
+
+fn point_to_point(language: Language, local: &str, port: u16) -> Command {
+    let mut command = example(language, "point_to_point");
+    command
+        .args(["--local", local, "--shared-secret", SECRET])
+        .args(["--slim", &format!("http://127.0.0.1:{port}")]);
+    command
+}
+
+/// A receiver that waits for sessions.
+fn receiver(language: Language, local: &str, port: u16) -> Process {
+    let process = Process::start(local, &mut point_to_point(language, local, port));
+    process.wait_for("start", |line| line.contains("waiting for new session"));
+    process
+}
+
+/// The ID in a line "ESC [1m ESC [96m ID, 45 columns wide, ESC [0m text".
+fn id(line: &str) -> &str {
+    line.strip_prefix("\x1b[1m\x1b[96m").expect("bold cyan").split([' ', '\x1b']).next().unwrap()
+}
+
+/// Lines as 07 sections 1.2 and 1.3 print them, IDs replaced. Labels begin with a capital letter,
+/// texts have the ID as it is (07 pitfall 9).
+fn masked(output: &str, ids: &[(&str, &str)], session: &str) -> Vec<String> {
+    let mut text = output.to_owned();
+    for (id, name) in ids {
+        let label = id[..1].to_uppercase() + &id[1..];
+        text = text.replace(id, name).replace(&label, name);
+    }
+    text.replace(session, "SESSION").lines().map(str::to_owned).collect()
+}
+
+fn labelled(name: &str, text: &str) -> String {
+    // An ID has 36 characters, which leaves 9 columns.
+    format!("\x1b[1m\x1b[96m{name}{}\x1b[0m{text}", " ".repeat(9))
+}
+
+fn says_what_the_document_says(language: Language) {
+    let mut server = example(language, "server");
+    let mut server = Process::start("server", server.args(["--slim", "127.0.0.1:0"]));
+    let port = {
+        let line = server.wait_for("port", |line| line.contains("listening on port "));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let mut alice = receiver(language, "org/p2p/alice", port);
+    let mut bob = point_to_point(language, "org/p2p/bob", port);
+    // The last --slim counts; JSON is as good as a URL.
+    let json = format!(r#"{{"endpoint": "http://127.0.0.1:{port}", "tls": {{"insecure": true}}}}"#);
+    bob.args(["--remote", "org/p2p/alice", "--message", "hey there", "--sticky", "--slim", &json]);
+    let mut bob = Process::start("bob", &mut bob);
+    bob.expect_success();
+    alice.signal("-INT");
+    alice.expect_success();
+    server.signal("-INT");
+    server.expect_success();
+    assert_eq!(
+        server.output().lines().filter(|l| !l.starts_with("! ")).collect::<Vec<_>>(),
+        ["", "Shutting down..."]
+    );
+
+    let (alice, bob) = (alice.output(), bob.output());
+    let session = {
+        let line = alice.lines().find(|line| line.contains("received a new session:"));
+        line.unwrap().rsplit("\x1b[0m").next().unwrap()
+    };
+    let (alice_id, bob_id) = (id(&alice).to_lowercase(), id(&bob).to_lowercase());
+    let ids = [(&alice_id[..], "ALICE"), (&bob_id[..], "BOB")];
+    let connected = format!("Connected to http://127.0.0.1:{port}");
+    let received = "received (from session SESSION): hey there from ALICE";
+    let expected = [
+        "Created app",
+        &connected,
+        "Sent message hey there - 1/2:",
+        received,
+        "Sent message hey there - 2/2:",
+        received,
+    ];
+    assert_eq!(masked(&bob, &ids, session), expected.map(|text| labelled("BOB", text)));
+
+    let waiting = labelled("ALICE", "waiting for new session to be established");
+    let exchange = [
+        labelled("ALICE", "received (from session SESSION): hey there"),
+        labelled("ALICE", "replies: hey there from ALICE"),
+    ];
+    let mut expected = vec![
+        labelled("ALICE", "Created app"),
+        labelled("ALICE", &connected),
+        waiting.clone(),
+        "\x1b[1m\x1b[96mALICE received a new session:\x1b[0mSESSION".to_owned(),
+    ];
+    expected.extend(exchange.iter().cloned().chain(exchange.iter().cloned()));
+    expected.push("Client interrupted by user.".to_owned());
+    let mut lines = masked(&alice, &ids, session);
+    // It waits again while the session is served: the second such line may stand anywhere.
+    let second = lines.iter().rposition(|line| *line == waiting).unwrap();
+    lines.remove(second);
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn seed_p1_to_p16_in_c() {
+    says_what_the_document_says(C);
+}
+
+#[test]
+fn seed_p1_to_p16_in_python() {
+    says_what_the_document_says(Python);
+}
+
+#[test]
+fn seed_p1_to_p16_in_go() {
+    if go_is_there() {
+        says_what_the_document_says(Go);
+    }
+}
+
+#[test]
+fn every_language_talks_to_every_other() {
+    let (_node, port) = node(&mut slim());
+    let languages = languages();
+    let receivers: Vec<Process> = languages
+        .iter()
+        .map(|language| receiver(*language, &format!("org/all/to-{language:?}"), port))
+        .collect();
+    let mut senders = Vec::new();
+    for from in &languages {
+        for to in &languages {
+            let name = format!("org/all/{from:?}-to-{to:?}");
+            let mut command = point_to_point(*from, &name, port);
+            // Best effort as well as reliable: without --sticky the programs say so.
+            command.args(["--message", "x", "--iterations", "1"]);
+            command.arg("--remote").arg(format!("org/all/to-{to:?}"));
+            let best_effort = from == to;
+            if !best_effort {
+                command.arg("--sticky");
+            }
+            senders.push((best_effort, Process::start(&name, &mut command)));
+        }
+    }
+    for (best_effort, sender) in &mut senders {
+        sender.expect_success();
+        assert_eq!(sender.count(": x from "), 1, "{}", sender.output());
+        assert_eq!(sender.count("! anycast is not"), usize::from(*best_effort));
+    }
+    for receiver in &receivers {
+        assert_eq!(receiver.count("replies: x from"), languages.len(), "{}", receiver.output());
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_in_one_line() {
+    let (_node, port) = node(&mut slim());
+    let url = format!("http://127.0.0.1:{port}");
+    let all = ["--local", "org/ns/x", "--slim", &url, "--shared-secret", SECRET];
+    let with = |more: &[&'static str]| all.iter().copied().chain(more.iter().copied()).collect();
+    let cases: Vec<(Vec<&str>, i32, &str)> = vec![
+        (vec![], 2, "! Error: Missing option '--local'."),
+        (vec!["--local"], 2, "! Error: "),
+        (with(&["--unknown"]), 2, "! Error: "),
+        (with(&["stray"]), 2, "! Error: "),
+        (with(&["--slim", "{x"]), 2, "! Error: Invalid value for '--slim': {x is not valid JSON"),
+        (with(&["--slim", "{\"endpont\": 1}"]), 2, "did you mean \"endpoint\"?"),
+        (
+            with(&["--iterations", "x"]),
+            2,
+            "! Error: Invalid value for '--iterations': 'x' is not a valid integer.",
+        ),
+        (with(&["--enable-mls"]), 2, "! Error: --enable-mls is not in this version of libslim."),
+        (with(&["--enable-opentelemetry"]), 2, "! Error: --enable-opentelemetry is not in this"),
+        (with(&["--jwt", "x"]), 2, "! Error: --jwt is not in this version of libslim."),
+        (with(&["--bundle", "x"]), 2, "! Error: --bundle is not in this version of libslim."),
+        (with(&["--audience", "x"]), 2, "! Error: --audience is not in this version of libslim."),
+        (
+            with(&["--message", "x"]),
+            1,
+            "! Error: Remote ID must be provided when message is specified.",
+        ),
+        (
+            with(&["--local", "two/parts"]),
+            1,
+            "Error: IDs must be in the format organization/namespace/app-or-stream.",
+        ),
+        (with(&["--shared-secret", "short"]), 1, "at least 32 are needed"),
+        (
+            vec!["--local", "org/ns/x"],
+            1,
+            "! Error: Either JWT or bundle must be provided, or a shared secret.",
+        ),
+    ];
+    for language in languages() {
+        for (arguments, status, text) in &cases {
+            let mut command = example(language, "point_to_point");
+            let mut process = Process::start("p2p", command.args(arguments));
+            let (found, output) = (process.wait(), process.output());
+            let what = format!("{language:?} {arguments:?}: {found}\n{output}");
+            assert!(found == *status && output.contains(text), "{what}");
+            assert_eq!(output.contains("Created app"), output.contains("\x1b[0m"), "{what}");
+        }
+        // H10: every option is a variable, too.
+        let mut command = example(language, "point_to_point");
+        command.env("SLIM_LOCAL", "org/ns/x").env("SLIM_ENABLE_MLS", "true");
+        let mut process = Process::start("p2p", &mut command);
+        assert_eq!(process.wait(), 2);
+        assert!(process.output().contains("--enable-mls is not"), "{}", process.output());
+    }
+}
+
+#[test]
+fn an_event_loop_serves_two_sessions_at_once() {
+    let (_node, port) = node(&mut slim());
+    let mut command = example(C, "eventloop");
+    command.args(["--local", "org/loop/alice", "--shared-secret", SECRET]);
+    let url = format!("http://127.0.0.1:{port}");
+    let mut server = Process::start("eventloop", command.args(["--slim", &url]));
+    server.wait_for("start", |line| line.contains("Connected to"));
+    let send = |name: &str| {
+        let mut command = point_to_point(C, name, port);
+        command.args(["--remote", "org/loop/alice", "--message", "x", "--sticky"]);
+        Process::start(name, command.args(["--iterations", "3"]))
+    };
+    let mut senders = [send("org/loop/b"), send("org/loop/c")];
+    // Both are open at one time.
+    server.wait_for("second session", |line| line.contains("session 2 of"));
+    for sender in &mut senders {
+        sender.expect_success();
+        assert_eq!(sender.count("received (from session"), 3, "{}", sender.output());
+    }
+    server.signal("-INT");
+    server.expect_success();
+    assert_eq!(server.count("! Error"), 0, "{}", server.output());
+}
+
+#[test]
+fn python_package() {
+    let tests = root().join("ffi-examples/python/tests");
+    run(command("python3").args(["-m", "unittest", "discover"]).arg(tests));
+}
+
+#[test]
+fn go_package() {
+    if !go_is_there() {
+        return;
+    }
+    let go = |arguments: &[&str]| {
+        run(command("go").args(arguments).current_dir(root().join("ffi-examples/go")));
+    };
+    go(&["vet", "./..."]);
+    go(&["test", "-count=1", "./..."]);
+    let format = Command::new("gofmt").arg("-l").arg(root().join("ffi-examples/go")).output();
+    assert_eq!(String::from_utf8_lossy(&format.unwrap().stdout), "");
+}
+
+/// The block of the README in this language, made to talk to this port.
+fn block(language: &str, port: u16) -> String {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let fence = format!("```{language}\n");
+    let mut blocks = readme.split(&fence).skip(1);
+    let text = blocks.next().unwrap().split("```\n").next().unwrap();
+    assert!(blocks.next().is_none(), "two blocks of {language}");
+    assert!(text.contains("127.0.0.1:46357"));
+    text.replace("127.0.0.1:46357", &format!("127.0.0.1:{port}"))
+}
+
+/// The README's program says hello and prints the answer.
+fn readme(language: &str, source: &str, build: impl FnOnce(&Path, &Path) -> Command) {
+    let (_node, port) = node(&mut slim());
+    let mut alice = slim();
+    alice.args(["receive", "--local", "org/demo/alice", "--reply", "--count", "1"]);
+    alice.args(["--shared-secret", "a secret that all apps share, 32 bytes or more"]);
+    alice.args(["--slim", &format!("http://127.0.0.1:{port}")]);
+    let mut alice = Process::start("alice", &mut alice);
+    alice.wait_for("ready", |line| line.contains("ready"));
+    let dir = library().join(format!("readme-{language}"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let source = dir.join(source);
+    std::fs::write(&source, block(language, port)).unwrap();
+    let mut bob = Process::start("bob", &mut build(&source, &dir.join("hello")));
+    bob.expect_success();
+    assert_eq!(bob.output(), "hello from org/demo/alice");
+    alice.expect_success();
+}
+
+#[test]
+fn readme_c() {
+    readme("c", "hello.c", |source, program| {
+        let mut shell = command("sh");
+        shell
+            .arg("-c")
+            .arg(r#"cc -Wall -Wextra -Werror "$0" $(pkg-config --cflags --libs slim) -o "$1""#);
+        run(shell.arg(source).arg(program));
+        command(program)
+    });
+}
+
+#[test]
+fn readme_python() {
+    readme("python", "hello.py", |source, _| {
+        let mut python = command("python3");
+        python.arg(source);
+        python
+    });
+}
+
+#[test]
+fn readme_go() {
+    if !go_is_there() {
+        return;
+    }
+    readme("go", "hello.go", |source, program| {
+        let mut go = command("go");
+        go.current_dir(root().join("ffi-examples/go")).arg("build").arg("-o");
+        run(go.arg(program).arg(source));
+        command(program)
+    });
+}
+
+#[test]
+fn readme_rust() {
+    readme("rust", "hello.rs", |source, program| {
+        let mut rustc = command("rustc");
+        rustc.args(["--edition", "2021", "-o"]).arg(program).arg(source);
+        rustc.arg("--extern").arg(format!("slim={}", built("libslim.rlib").display()));
+        run(rustc.arg("-L").arg(format!("dependency={}", built("").display())));
+        command(program)
+    });
+}
