@@ -60,9 +60,9 @@ $(HELLO): all
 	PKG_CONFIG_PATH=$(CURDIR)/$(RELEASE) $(MAKE) -C ffi-examples/c OUT=$(CURDIR)/$(@D) \
 		CFLAGS="-O2 -Wall -Wextra -Wpedantic -Wconversion -Werror"
 
-# A node, a receiver and a sender in C; what they say is printed.
+# A node, and programs in C, Python and Go that talk through it; what they say is printed.
 demo: $(HELLO)
-	@sh tests/demo.sh $(RELEASE)/slim $(HELLO)
+	@PYTHON=$(PYTHON) GO=$(GO) sh tests/demo.sh $(RELEASE)/slim $(CURDIR)/$(dir $(HELLO))
 
 # Every test, the published implementation as a live peer included.
 test: $(HELLO) $(VENV)/ready $(H2SPEC)
