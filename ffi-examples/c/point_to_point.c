@@ -23,6 +23,19 @@
 static const char *local;
 static const char *id;
 
+/* Sessions that are being served, each by a thread. */
+static int serving = 0;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+
+static void now_serving(int change)
+{
+    pthread_mutex_lock(&mutex);
+    serving += change;
+    pthread_cond_signal(&changed);
+    pthread_mutex_unlock(&mutex);
+}
+
 /* What was received: the message's fields, or an end of the program if it was not for us. */
 static slim_message_fields checked(const slim_message *message)
 {
@@ -71,6 +84,7 @@ static void *serve(void *argument)
         slim_message_free(message);
     }
     slim_session_free(session);
+    now_serving(-1);
     return NULL;
 }
 
@@ -87,10 +101,13 @@ static int receive(slim_app *app)
             return interrupted ? 0 : failed("accept", st);
         snprintf(label, sizeof label, "%s received a new session:", id);
         say(label, "%u", session_id(session));
-        if (pthread_create(&thread, NULL, serve, session))
-            slim_session_free(session);
-        else
+        now_serving(1);
+        if (pthread_create(&thread, NULL, serve, session) == 0) {
             pthread_detach(thread);
+        } else {
+            slim_session_free(session);
+            now_serving(-1);
+        }
     }
 }
 
@@ -160,9 +177,13 @@ int main(int argc, char **argv)
     }
     if (interrupted)
         puts("Client interrupted by user.");
-    /* Threads of sessions may still use the app's name: the end of the process frees it all. */
+    /* What waits on a stopped node ends; freeing a handle must be the last call on it. */
     slim_node_stop(node);
-    if (slim_node_wait(node, 1000) != SLIM_OK)
-        status = 1;
+    pthread_mutex_lock(&mutex);
+    while (serving > 0)
+        pthread_cond_wait(&changed, &mutex);
+    pthread_mutex_unlock(&mutex);
+    slim_app_free(app);
+    slim_node_free(node);
     return status;
 }
