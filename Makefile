@@ -91,7 +91,11 @@ $(OLD_VENV)/ready: tests/interop/requirements.txt
 soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
+<<<<<<< HEAD
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
+=======
+	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1
+>>>>>>> 90128cb (Tests: in make soak valgrind watches the C programs)
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
 	SLIM_TEST_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python \

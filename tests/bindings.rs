@@ -80,14 +80,28 @@ fn go_is_there() -> bool {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Language {
     C,
+    /// C under valgrind, where that is there, with `SLIM_SOAK=1` (`make soak`).
+    CheckedC,
     Python,
     Go,
 }
 
-use Language::{Go, Python, C};
+use Language::{CheckedC, Go, Python, C};
 
 fn languages() -> Vec<Language> {
     [C, Python, Go].into_iter().filter(|l| *l != Go || go_is_there()).collect()
+}
+
+fn under_valgrind(program: PathBuf) -> Command {
+    let found = || Command::new("valgrind").arg("--version").output().is_ok();
+    if std::env::var_os("SLIM_SOAK").is_none() || !found() {
+        return command(program);
+    }
+    let mut valgrind = command("valgrind");
+    valgrind.args(["-q", "--error-exitcode=99", "--leak-check=full"]);
+    valgrind.args(["--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]);
+    valgrind.arg(program);
+    valgrind
 }
 
 /// The example program of this name.
@@ -100,6 +114,7 @@ fn example(language: Language, name: &str) -> Command {
         out
     };
     match language {
+        CheckedC => under_valgrind(example(C, name).get_program().into()),
         C => command(
             C_PROGRAMS
                 .get_or_init(|| {
@@ -231,7 +246,7 @@ fn says_what_the_document_says(language: Language) {
 
 #[test]
 fn seed_p1_to_p16_in_c() {
-    says_what_the_document_says(C);
+    says_what_the_document_says(CheckedC);
 }
 
 #[test]
@@ -340,13 +355,13 @@ fn what_is_wrong_is_said_in_one_line() {
 #[test]
 fn an_event_loop_serves_two_sessions_at_once() {
     let (_node, port) = node(&mut slim());
-    let mut command = example(C, "eventloop");
+    let mut command = example(CheckedC, "eventloop");
     command.args(["--local", "org/loop/alice", "--shared-secret", SECRET]);
     let url = format!("http://127.0.0.1:{port}");
     let mut server = Process::start("eventloop", command.args(["--slim", &url]));
     server.wait_for("start", |line| line.contains("Connected to"));
     let send = |name: &str| {
-        let mut command = point_to_point(C, name, port);
+        let mut command = point_to_point(CheckedC, name, port);
         command.args(["--remote", "org/loop/alice", "--message", "x", "--sticky"]);
         Process::start(name, command.args(["--iterations", "3"]))
     };
