@@ -6,9 +6,11 @@
 #[path = "interop/support.rs"]
 mod support;
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use support::{node, root, slim, Process, SECRET};
 
@@ -349,6 +351,23 @@ fn what_is_wrong_is_said_in_one_line() {
         let mut process = Process::start("p2p", &mut command);
         assert_eq!(process.wait(), 2);
         assert!(process.output().contains("--enable-mls is not"), "{}", process.output());
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_connect_to_a_silent_node() {
+    for language in languages() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = silent.local_addr().unwrap().port();
+        let mut process = Process::start("p2p", &mut point_to_point(language, "org/ns/x", port));
+        let _link = silent.accept().unwrap();
+        let begun = Instant::now();
+        process.signal("-INT");
+        process.expect_success();
+        let output = process.output();
+        assert!(output.ends_with("Client interrupted by user."), "{language:?}: {output}");
+        // The time for connecting is 30 s.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{language:?}");
     }
 }
 
