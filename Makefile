@@ -15,6 +15,7 @@ FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= http2 grpc message view node name token config
 
 .PHONY: all demo test soak fuzz bench header third-party lint clean install uninstall
+
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # Where `make install` puts things, and what packagers put before it.
 PREFIX ?= /usr/local
@@ -22,7 +23,6 @@ DESTDIR ?=
 INSTALL ?= install
 # The profile that is installed; tests install their own.
 BUILT ?= $(RELEASE)
-
 
 # Leaves a usable target/release: PKG_CONFIG_PATH=target/release pkg-config --libs slim
 all:
@@ -91,11 +91,8 @@ $(OLD_VENV)/ready: tests/interop/requirements.txt
 soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
-<<<<<<< HEAD
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
-=======
 	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1
->>>>>>> 90128cb (Tests: in make soak valgrind watches the C programs)
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
 		$(CARGO) test --features cli --test interop || exit 1; done
 	SLIM_TEST_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python \
