@@ -88,7 +88,7 @@ impl Endpoint {
             // What stands before it may be a password.
             return Err(Error::Value {
                 path: path.to_owned(),
-                value: format!("\"...@{host}\""),
+                value: format!("{:?}", format!("...@{host}")),
                 problem: "user names in endpoints are not accepted",
             });
         }
@@ -427,6 +427,8 @@ mod tests {
         let error = ClientConfig::parse("http://user:secret@h:1").unwrap_err().to_string();
         assert!(error.contains("user names") && error.contains("@h:1"), "{error}");
         assert!(!error.contains("secret"), "{error}");
+        let error = ClientConfig::parse("http://user@h\n:1").unwrap_err().to_string();
+        assert!(error.contains(r"@h\n:1"), "{error}");
         for text in ["https://h:1", "ws://h:1", "unix:///x"] {
             let error = ClientConfig::parse(text).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
