@@ -349,7 +349,7 @@ fn draining_ends_in_time_or_at_once_by_a_second_signal() {
             node.signal("-INT");
         }
         assert_eq!(node.wait(), 1, "{}", node.output());
-        let said = if again { "ended at once by a second signal" } else { "did not take all: 1" };
+        let said = if again { "ended at once by a second signal" } else { "peers that did not take all" };
         assert_eq!(node.count(said), 1, "{}", node.output());
     }
 }
@@ -381,10 +381,8 @@ fn a_node_that_stops_lets_its_peers_hang_up_first() {
     while let Ok(len) = socket.read(&mut [0; 4096]) {
         assert!(len > 0, "the node hung up first");
     }
-    let hung_up = Instant::now();
     drop(socket);
     node.expect_success();
-    assert!(hung_up.elapsed() < slim::limits::LINGER, "it waited for nobody");
 }
 
 #[test]
