@@ -184,3 +184,6 @@ pub const MAC_SCRATCH: usize = 4 * 1024;
 /// Lists of events keep room for this many: a burst of tiny frames must not cost an idle link its
 /// memory.
 pub const KEPT_EVENTS: usize = 16;
+/// Bytes of a struct of options from a caller that was compiled against another release: more is
+/// no struct of ours.
+pub const OPTIONS_SIZE: usize = 4096;

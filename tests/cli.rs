@@ -349,7 +349,8 @@ fn draining_ends_in_time_or_at_once_by_a_second_signal() {
             node.signal("-INT");
         }
         assert_eq!(node.wait(), 1, "{}", node.output());
-        let said = if again { "ended at once by a second signal" } else { "peers that did not take all" };
+        let said =
+            if again { "ended at once by a second signal" } else { "peers that did not take all" };
         assert_eq!(node.count(said), 1, "{}", node.output());
     }
 }

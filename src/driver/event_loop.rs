@@ -108,7 +108,6 @@ impl NodeHandle {
         let stopped = Arc::clone(&shared.stopped);
         let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared), resolver);
         let work = move || {
-            block_signals();
             if catch_unwind(AssertUnwindSafe(|| event_loop.run())).is_err() {
                 let text = "a bug in libslim was caught: the node is dead".to_owned();
                 // Nobody else sets it.
@@ -119,7 +118,8 @@ impl NodeHandle {
             drop(event_loop);
             stopped.finish(Ok(Reply::Nothing));
         };
-        let thread = std::thread::Builder::new().name("slim-io".to_owned()).spawn(work);
+        let thread = std::thread::Builder::new().name("slim-io".to_owned());
+        let thread = without_signals(|| thread.spawn(work));
         Ok(NodeHandle { shared, thread: Mutex::new(Some(thread.map_err(io)?)) })
     }
 
@@ -140,13 +140,17 @@ impl Drop for NodeHandle {
     }
 }
 
-/// Blocks all signals in this thread: they belong to the program's own threads.
-pub(super) fn block_signals() {
-    // SAFETY: the set is initialised by sigfillset before it is read.
+/// Does something with all signals blocked. Threads that it starts keep them blocked from their
+/// first moment: signals belong to the program's own threads.
+fn without_signals<T>(act: impl FnOnce() -> T) -> T {
+    // SAFETY: both sets are written before they are read.
     unsafe {
-        let mut set = std::mem::zeroed();
-        libc::sigfillset(&mut set);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = act();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
     }
 }
 

@@ -12,7 +12,8 @@ pub(super) fn system() -> Resolver {
     Arc::new(|host, port| Ok((host, port).to_socket_addrs()?.collect()))
 }
 
-/// Looks a name up and hands the addresses, or the reason why there are none, to `answer`.
+/// Looks a name up and hands the addresses, or the reason why there are none, to `answer`. The
+/// thread that does it inherits the blocked signals of the loop's, which calls this.
 pub(super) fn resolve(
     resolver: &Resolver,
     host: String,
@@ -21,7 +22,6 @@ pub(super) fn resolve(
 ) -> std::io::Result<()> {
     let resolver = Arc::clone(resolver);
     let work = move || {
-        super::event_loop::block_signals();
         answer(match resolver(&host, port) {
             Ok(found) if found.is_empty() => Err(format!("host {host:?} has no address")),
             Ok(found) => Ok(found),

@@ -29,6 +29,8 @@ use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::limits;
+use crate::session::check_metadata_len;
 
 /// One entry of metadata. Both strings are UTF-8 and NUL-terminated.
 #[repr(C)]
@@ -158,6 +160,7 @@ unsafe fn pairs(pairs: *const slim_pair, len: usize) -> Result<BTreeMap<String, 
         let text = format!("metadata is NULL, but metadata_len is {len}");
         return Err(Error::InvalidArgument(text));
     }
+    check_metadata_len(len)?;
     // SAFETY: promised by the caller.
     let pairs = unsafe { std::slice::from_raw_parts(pairs, len) };
     let mut map = BTreeMap::new();
@@ -186,8 +189,9 @@ unsafe fn sized<T: Copy>(from: *const T, what: &str) -> Result<Option<T>> {
     // SAFETY: promised by the caller.
     let size = unsafe { from.cast::<u32>().read() } as usize;
     let known = size_of::<T>();
-    if size < known {
-        let text = format!("{what}.size is {size}, at least {known} is expected");
+    if !(known..=limits::OPTIONS_SIZE).contains(&size) {
+        let most = limits::OPTIONS_SIZE;
+        let text = format!("{what}.size is {size}, {known} to {most} is expected");
         return Err(Error::InvalidArgument(text));
     }
     // SAFETY: the struct is as long as it says.
@@ -239,5 +243,29 @@ impl CPairs {
         };
         let pairs = strings.iter().map(pair).collect();
         CPairs { _strings: strings, pairs }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_struct_is_read_up_to_a_limit_and_no_further() {
+        let mut memory = vec![0_u64; limits::OPTIONS_SIZE / 8 + 1];
+        for (size, good) in [(4, true), (8, true), (limits::OPTIONS_SIZE, true)]
+            .into_iter()
+            .chain([(3, false), (limits::OPTIONS_SIZE + 1, false), (u32::MAX as usize, false)])
+        {
+            memory[0] = size as u64;
+            // SAFETY: the memory is as long as the limit, and longer sizes are refused.
+            let read = unsafe { sized(memory.as_ptr().cast::<u32>(), "options") };
+            match read {
+                Ok(read) => assert!(good && read == Some(size as u32), "{size}"),
+                Err(error) => {
+                    assert!(!good && error.to_string().contains(&size.to_string()), "{error}");
+                }
+            }
+        }
     }
 }

@@ -102,15 +102,19 @@ impl SessionConfig {
     }
 }
 
+/// Checks how many pairs a user wants to send.
+pub(crate) fn check_metadata_len(len: usize) -> Result<(), Error> {
+    let limit = limits::METADATA_ENTRIES;
+    if len > limit {
+        let text = format!("{len} entries of metadata are over the limit of {limit}");
+        return Err(Error::Limit(text));
+    }
+    Ok(())
+}
+
 /// Checks the pairs that a user wants to send.
 pub(crate) fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<(), Error> {
-    if metadata.len() > limits::METADATA_ENTRIES {
-        return Err(Error::Limit(format!(
-            "{} entries of metadata are over the limit of {}",
-            metadata.len(),
-            limits::METADATA_ENTRIES
-        )));
-    }
+    check_metadata_len(metadata.len())?;
     for (key, value) in metadata {
         if is_reserved(key) {
             return Err(Error::InvalidArgument(format!(

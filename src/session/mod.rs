@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) use config::check_metadata;
+pub(crate) use config::{check_metadata, check_metadata_len};
 pub use config::{Kind, Retry, SessionConfig};
 
 use crate::clock::Now;
