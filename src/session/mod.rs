@@ -410,9 +410,13 @@ impl Session {
         matches!(self.phase, Phase::Ended)
     }
 
-    /// Whether the application wants events.
+    /// Whether the application wants events. Should the connection be lost at the moment, that is the
+    /// first: its return would be news of nothing.
     pub(crate) fn set_events(&mut self, events: bool) {
-        self.events = events;
+        let before = std::mem::replace(&mut self.events, events);
+        if let (false, true, Some(connection)) = (before, self.is_cut, self.via) {
+            self.event(Event::ConnectionLost(connection));
+        }
     }
 
     /// The application's inbox is full, or has room again. While it is full a reliable message is not

@@ -171,3 +171,19 @@ fn what_comes_again_by_itself_is_marked_and_what_is_published_is_not() {
     }
     assert_eq!((pair.count(0, T::Msg), pair.count(0, T::GroupClose)), (5, 3));
 }
+
+#[test]
+fn whoever_asks_for_events_later_hears_of_the_loss_before_the_return() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.open(true);
+    pair.with(1, |app, _| app.set_events(theirs, false));
+    pair.with(1, |app, _| app.handle_connection(ConnectionId(9), false));
+    assert!(pair.seen[1].events.is_empty());
+    for _ in 0..2 {
+        pair.with(1, |app, _| app.set_events(theirs, true));
+    }
+    pair.publish(0, ours, "back again");
+    let connection = ConnectionId(9);
+    let expected = [Event::ConnectionLost(connection), Event::ConnectionBack(connection)];
+    assert_eq!(pair.seen[1].events, expected);
+}
