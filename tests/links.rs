@@ -114,6 +114,25 @@ fn an_old_link_is_replaced_before_it_ends_and_nothing_is_lost() {
 }
 
 #[test]
+fn nothing_overtakes_what_is_still_on_the_old_link() {
+    let Aging { mut world, alice, bob, .. } = aging(1, 2 * SECOND, 30 * SECOND);
+    let two = |world: &World| world.processes[alice.0].node.stats().transports == 2;
+    // Alice's way to the node takes its time from now on; the other way does not.
+    world.silence(Some(0));
+    for text in ["1", "2"] {
+        world.publish(alice.0, alice.1, text);
+    }
+    assert!(world.run_until(5 * SECOND, two), "replaced");
+    world.run(SECOND);
+    world.publish(alice.0, alice.1, "3");
+    world.run(SECOND);
+    assert!(world.messages(bob.0, bob.1).is_empty() && two(&world));
+    world.silence(None);
+    world.run(SECOND);
+    assert_eq!(world.messages(bob.0, bob.1), ["1", "2", "3"]);
+}
+
+#[test]
 fn an_old_link_that_cannot_be_replaced_lasts_to_the_end_of_its_grace() {
     let Aging { mut world, node, alice, bob } = aging(1, 5 * SECOND, 5 * SECOND);
     let published = |world: &mut World, text: &str| {

@@ -194,7 +194,6 @@ fn third_party_lists_what_is_linked_in() {
 
 /// Limits that no test names, and why.
 const UNTESTED: &[(&str, &str)] = &[
-    ("INVITATIONS", "a thousand sessions that nobody accepts: not yet"),
     ("MISSED_HEARTBEATS", "sessions: not yet"),
     ("RETRY_INTERVAL", "sessions: not yet"),
     ("MAX_RETRIES", "sessions: not yet"),

@@ -402,6 +402,7 @@ impl EventLoop {
                     // Out of descriptors: the kernel keeps the connection in its queue, and will
                     // not say so again.
                     self.accept_again = Some(now.mono + limits::ACCEPT_RETRY);
+
                     return log::error!("a connection could not be accepted: {error}");
                 }
             }
@@ -857,6 +858,73 @@ mod tests {
         let listen = |answer| Command::Listen(server, answer);
         theirs.shared.call(listen, patience, "listening").unwrap();
         slot.wait(patience, "connecting").unwrap();
+    }
+
+    /// An address where something else listens is not tried first for ever.
+    #[test]
+    fn the_addresses_of_a_name_take_turns_at_being_the_first() {
+        let patience = Some(Duration::from_secs(20));
+        let theirs = NodeHandle::start(node("theirs")).unwrap();
+        let server = Box::new(ServerConfig::parse("127.0.0.1:0").unwrap());
+        let listen = |answer| Command::Listen(server, answer);
+        let Reply::Port(port) = theirs.shared.call(listen, patience, "listening").unwrap() else {
+            panic!("no port");
+        };
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let wrong = other.local_addr().unwrap();
+        std::thread::spawn(move || {
+            // Whoever comes is hung up on.
+            other.incoming().for_each(drop);
+        });
+        let right = SocketAddr::new(wrong.ip(), port);
+        let resolver: Resolver = Arc::new(move |_, _| Ok(vec![wrong, right]));
+        let handle = NodeHandle::start_with(node("ours"), resolver).unwrap();
+        let json = r#"{"endpoint": "http://several.test:1",
+            "backoff": {"type": "fixed_interval", "interval": "10ms"}}"#;
+        let config = Box::new(crate::config::ClientConfig::parse(json).unwrap());
+        let connect = |answer| Command::Connect(config, None, answer);
+        handle.shared.call(connect, patience, "connecting").unwrap();
+    }
+
+    #[test]
+    fn a_dialled_socket_asks_by_itself_as_its_configuration_wants() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (keepalive, expected) in [(r#", "keepalive": {"tcp_keepalive": "45s"}"#, 1), ("", 0)] {
+            let mut event_loop = event_loop();
+            let endpoint = listener.local_addr().unwrap();
+            let json = format!(r#"{{"endpoint": "http://{endpoint}"{keepalive}}}"#);
+            let config = crate::config::ClientConfig::parse(&json).unwrap();
+            event_loop.node.connect(config, OpId(0), None);
+            event_loop.carry_out(now());
+            let socket = event_loop.sockets.values().next().unwrap();
+            let level = libc::SOL_SOCKET;
+            let found = super::super::socket::tests::option(socket, level, libc::SO_KEEPALIVE);
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn sessions_that_nobody_accepts_end_at_their_limit() {
+        let mut event_loop = event_loop();
+        let secret = "a secret of at least 32 characters";
+        let entropy = &mut crate::entropy::SystemEntropy;
+        let provider = crate::identity::SharedSecret::new("org/ns/app", secret, entropy).unwrap();
+        let verifier = crate::identity::SharedSecretVerifier::new(secret).unwrap();
+        let name = crate::name::Name::parse("org/ns/app").unwrap();
+        let slot = OpSlot::new();
+        let answer = Answer(Arc::clone(&slot));
+        let new = Command::NewApp(name, Box::new(provider), Box::new(verifier), answer);
+        event_loop.on_command(new, now());
+        let Reply::App(app) = slot.wait(None, "an app").unwrap() else { panic!("no app") };
+        let peer = crate::name::Name::parse("org/ns/peer").unwrap();
+        let config = crate::session::SessionConfig::default();
+        let (_, fields) =
+            event_loop.node.open_session(app.id, config, &peer, OpId(0), now()).unwrap();
+        for number in 1..=limits::INVITATIONS as u64 + 1 {
+            let key = SessionKey { app: app.id, number };
+            event_loop.on_output(Output::NewSession(key, fields.clone()), now());
+        }
+        assert_eq!(app.invitations.len(), limits::INVITATIONS);
     }
 
     fn event_loop() -> EventLoop {

@@ -213,23 +213,24 @@ fn set_option(stream: &TcpStream, level: libc::c_int, name: libc::c_int, value: 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::TcpListener;
     use std::time::Duration;
 
     use super::*;
 
+    /// An option of a socket, as the kernel has it.
+    pub(crate) fn option(socket: &Socket, level: libc::c_int, name: libc::c_int) -> libc::c_int {
+        let (mut value, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as u32);
+        let at = (&raw mut value).cast();
+        // SAFETY: the descriptor is open, the value has the size that is given.
+        let rc = unsafe { libc::getsockopt(socket.stream.as_raw_fd(), level, name, at, &mut len) };
+        assert_eq!(rc, 0);
+        value
+    }
+
     #[test]
     fn tcp_itself_asks_whether_the_peer_lives_if_it_is_told_to() {
-        let option = |socket: &Socket, level, name| {
-            let (mut value, mut len): (libc::c_int, _) = (0, size_of::<libc::c_int>() as u32);
-            let at = (&raw mut value).cast();
-            // SAFETY: the descriptor is open, the value has the size that is given.
-            let rc =
-                unsafe { libc::getsockopt(socket.stream.as_raw_fd(), level, name, at, &mut len) };
-            assert_eq!(rc, 0);
-            value
-        };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for (silence, expected) in [(45_000, 45), (999, 1), (u64::MAX, 32_767)] {
             let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
