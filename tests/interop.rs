@@ -284,6 +284,32 @@ fn c18_sessions_survive_a_restart_of_the_wheels_node() {
 }
 
 /// The peer that builds every byte by hand.
+/// Links that grow old: the published app stays until the end and dials again, ours goes over in time.
+#[test]
+fn spec01_21_old_links_end_and_the_conversation_goes_on() {
+    let _turn = Turn::take();
+    let file = std::env::temp_dir().join(format!("slim-old-links-{}.yaml", std::process::id()));
+    let ages = "{max_connection_age: 500ms, max_connection_age_grace: 500ms}";
+    let server = format!("{{endpoint: 127.0.0.1:0, tls: {{insecure: true}}, keepalive: {ages}}}");
+    let text = format!("services: {{slim/0: {{dataplane: {{servers: [{server}]}}}}}}");
+    std::fs::write(&file, text).unwrap();
+    let process = Process::start("node", slim().arg("--config").arg(&file));
+    let port = listening_port(&process);
+    let node = Node { process, who: Ours, port };
+    let _receiver = receiver(Wheel, &node, "");
+    let mut command = slim();
+    command.args(["send", "--local", "org/ns/alice", "--remote", "org/ns/bob"]);
+    command.args(["--shared-secret", SECRET, "--slim", &node.endpoint()]);
+    command.args(["--iterations", "4000", "--interval-ms", "100", "--retries", "100"]);
+    let mut sender = Process::start("sender", &mut command);
+    sender.expect_success();
+    assert_eq!(sender.count("hello from"), 4000);
+    // A second for each link of the receiver, and several of the conversation.
+    let ends = node.process.count("greatest age");
+    assert!(ends >= 2, "{ends} links of the receiver ended");
+    std::fs::remove_file(file).unwrap();
+}
+
 fn by_hand(role: &str, node: &Node, extra: &[&str]) -> Process {
     let mut command = script("wire_peer.py");
     command.arg(role).args(["--port", &node.port.to_string()]).args(extra);
