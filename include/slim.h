@@ -238,7 +238,7 @@ typedef struct {
     const char *source;
     // The peer's or the group's name.
     const char *destination;
-    // The pairs that the session was opened with.
+    // The pairs that the session was opened with; NULL if there are none.
     const slim_pair *metadata;
     // Number of pairs.
     size_t metadata_len;
@@ -278,7 +278,7 @@ typedef struct {
     const char *identity;
     // The connection that it came over.
     uint64_t connection;
-    // Pairs that travelled with the message.
+    // Pairs that travelled with the message; NULL if there are none.
     const slim_pair *metadata;
     // Number of pairs.
     size_t metadata_len;
@@ -559,6 +559,11 @@ SLIM_CHECKED
 slim_status slim_session_receive(slim_session *session,
                                  int32_t timeout_ms,
                                  slim_message **message);
+
+// Whether events come out of slim_session_receive(), too: 1 yes, 0 no. For sessions that were
+// accepted; slim_session_options says it for those that are opened.
+// Errors: INVALID_ARGUMENT, CLOSED.
+SLIM_API slim_status slim_session_set_events(slim_session *session, int32_t events);
 
 // A descriptor that is readable while slim_session_receive() has something to give, or the
 // session is closed; a negative status on failure. The rules of slim_app_fd() apply.

@@ -11,7 +11,9 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::Write as _;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -35,10 +37,16 @@ pub enum Sink {
 pub fn set(level: LevelFilter, sink: Sink) {
     install();
     let filter = env_filter::Builder::new().filter_level(level).build();
-    if let Ok(mut active) = ACTIVE.write() {
-        *active = Some(Active::new(filter, sink));
-    }
+    let mut active = ACTIVE.write().unwrap_or_else(PoisonError::into_inner);
+    let before = active.replace(Arc::new(Active::new(filter, sink)));
     log::set_max_level(level);
+    drop(active);
+    // The sink that sets another cannot wait for itself.
+    if let Some(before) = before.filter(|_| !BUSY.get()) {
+        while before.running.load(Ordering::SeqCst) > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
 }
 
 /// Follows `SLIM_LOG` if it is set and nothing else was said; the first call counts.
@@ -53,7 +61,7 @@ pub fn init_from_env() {
         let level = filter.filter();
         if let Ok(mut active) = ACTIVE.write() {
             if active.is_none() {
-                *active = Some(Active::new(filter, Sink::StandardError));
+                *active = Some(Arc::new(Active::new(filter, Sink::StandardError)));
                 log::set_max_level(level);
             }
         }
@@ -73,32 +81,38 @@ struct Active {
     filter: env_filter::Filter,
     sink: Sink,
     repeats: Mutex<Repeats>,
+    /// Threads that are inside.
+    running: AtomicUsize,
 }
 
 impl Active {
     fn new(filter: env_filter::Filter, sink: Sink) -> Active {
-        Active { filter, sink, repeats: Mutex::default() }
+        Active { filter, sink, repeats: Mutex::default(), running: AtomicUsize::new(0) }
     }
 }
 
-static ACTIVE: RwLock<Option<Active>> = RwLock::new(None);
+static ACTIVE: RwLock<Option<Arc<Active>>> = RwLock::new(None);
 
 thread_local! {
     /// This thread is inside a sink: what it logs there would go in circles.
     static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// As long as this is there, no thread logs or sets a sink.
-pub(crate) struct Held {
-    _active: RwLockWriteGuard<'static, Option<Active>>,
+/// As long as this is there, no sink is set and none is taken up. Those that are running go on.
+pub(crate) struct Held(RwLockWriteGuard<'static, Option<Arc<Active>>>);
+
+/// For the time of a fork.
+pub(crate) fn hold() -> Held {
+    Held(ACTIVE.write().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Waits until no thread logs, and keeps it so. `None` inside a sink, which cannot wait for itself.
-pub(crate) fn hold() -> Option<Held> {
-    if BUSY.get() {
-        return None;
+impl Held {
+    /// In the child no thread is inside a sink.
+    pub(crate) fn start_anew(&self) {
+        if let Some(active) = &*self.0 {
+            active.running.store(0, Ordering::SeqCst);
+        }
     }
-    Some(Held { _active: ACTIVE.write().unwrap_or_else(PoisonError::into_inner) })
 }
 
 struct Logger;
@@ -116,34 +130,51 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if BUSY.replace(true) {
-            return;
-        }
-        if let Ok(active) = ACTIVE.read() {
-            if let Some(active) = active.as_ref().filter(|a| a.filter.matches(record)) {
+        inside(|active| {
+            if active.filter.matches(record) {
                 active.log(record, Instant::now());
             }
-        }
-        BUSY.set(false);
+        });
     }
 
     fn flush(&self) {
-        if BUSY.replace(true) {
-            return;
-        }
-        if let Ok(active) = ACTIVE.read() {
-            if let Some(active) = &*active {
-                active.flush(Instant::now());
+        inside(|active| active.flush(Instant::now()));
+    }
+}
+
+/// Does something with the sink, which no lock is held for: it may wait for whoever forks or sets
+/// another.
+fn inside(act: impl FnOnce(&Active)) {
+    struct Leave(Option<Arc<Active>>);
+
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            if let Some(active) = &self.0 {
+                active.running.fetch_sub(1, Ordering::SeqCst);
             }
+            BUSY.set(false);
         }
-        BUSY.set(false);
+    }
+
+    // A thread that ends has no flag any more, and nothing to say.
+    if BUSY.try_with(|busy| busy.replace(true)).unwrap_or(true) {
+        return;
+    }
+    let mut leave = Leave(None);
+    if let Ok(active) = ACTIVE.read() {
+        leave.0 =
+            active.as_ref().inspect(|a| _ = a.running.fetch_add(1, Ordering::SeqCst)).cloned();
+    }
+    if let Some(active) = &leave.0 {
+        act(active);
     }
 }
 
 impl Active {
     fn log(&self, record: &Record<'_>, now: Instant) {
         let text = one_line(record.args().to_string());
-        let (counts, admitted) = match self.repeats.lock() {
+        // Never waited for: a child of fork() may have been left with it locked.
+        let (counts, admitted) = match self.repeats.try_lock() {
             Ok(mut repeats) => {
                 let counts = repeats.due(now);
                 let limited = record.level() <= Level::Warn;
@@ -175,8 +206,11 @@ impl Active {
             Sink::StandardError => {
                 let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let line = format!("{} {level:5} {target}: {text}\n", timestamp(time));
-                // Nobody can be told that standard error is gone.
-                let _ = std::io::stderr().lock().write_all(line.as_bytes());
+                // Without the lock of the standard library, which a child of fork() may have been
+                // left with. Nobody can be told that standard error is gone.
+                if let Ok(stream) = std::io::stderr().as_fd().try_clone_to_owned() {
+                    let _ = std::fs::File::from(stream).write_all(line.as_bytes());
+                }
             }
         }
     }

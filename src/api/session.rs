@@ -99,8 +99,8 @@ impl Session {
         timeout: Timeout,
     ) -> Result<()> {
         let payload = self.prepare(payload, options)?;
-        self.shared.room.take(payload.len(), true, timeout)?;
-        let completion = Completion::Count(Counted::new(&self.shared));
+        let number = self.shared.room.take(payload.len(), timeout)?;
+        let completion = Completion::Publish(Counted::new(&self.shared, number), None);
         self.node.send(Command::Publish(self.shared.key, payload, completion))
     }
 
@@ -112,9 +112,11 @@ impl Session {
             Error::Timeout(_) => Error::Limit("the session's send queue is full".to_owned()),
             other => other,
         };
-        self.shared.room.take(payload.len(), false, Some(Duration::ZERO)).map_err(full)?;
+        let room = &self.shared.room;
+        let number = room.take(payload.len(), Some(Duration::ZERO)).map_err(full)?;
         let slot = OpSlot::new();
-        let completion = Completion::Slot(Answer(Arc::clone(&slot)));
+        let answer = Some(Answer(Arc::clone(&slot)));
+        let completion = Completion::Publish(Counted::new(&self.shared, number), answer);
         self.node.send(Command::Publish(self.shared.key, payload, completion))?;
         Ok(Op::new(slot, &self.app, "waiting for the message to be acknowledged"))
     }
@@ -150,6 +152,11 @@ impl Session {
             let _ = self.node.send(Command::InboxHasRoom(self.shared.key));
         }
         Ok(item)
+    }
+
+    /// Whether events come out of the session's inbox from now on.
+    pub fn set_events(&self, events: bool) -> Result<()> {
+        self.node.send(Command::SetEvents(self.shared.key, events))
     }
 
     /// A descriptor that is readable while [`Session::receive`] has something to give, or the session

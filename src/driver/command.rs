@@ -1,6 +1,6 @@
 //! What threads of the program ask of the loop, and how they get their answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,20 +45,34 @@ pub(crate) enum Command {
 pub(crate) enum Completion {
     /// Whoever waits at the slot.
     Slot(Answer),
-    /// The session counts its publishes, for flushing.
-    Count(Counted),
+    /// The session counts its publishes, for flushing; somebody may wait for this one, too.
+    Publish(Counted, Option<Answer>),
 }
 
 impl Completion {
     pub(crate) fn finish(self, result: Result<Reply>) {
         match self {
             Completion::Slot(answer) => answer.finish(result),
-            Completion::Count(counted) => counted.finish(result.err()),
+            Completion::Publish(counted, answer) => {
+                counted.finish(result.as_ref().err().cloned());
+                if let Some(answer) = answer {
+                    answer.finish(result);
+                }
+            }
         }
     }
 }
 
-/// The duty to answer a call. Dropping it answers that the node is closed.
+/// Why something was never answered.
+fn unanswered() -> Error {
+    match std::thread::panicking() {
+        true => Error::Internal("a bug in libslim was caught: the node is dead".to_owned()),
+        false => Error::closed("node"),
+    }
+}
+
+/// The duty to answer a call. Dropping it answers that the node is closed, or
+/// has died.
 pub(crate) struct Answer(pub(crate) Arc<OpSlot>);
 
 impl Answer {
@@ -69,29 +83,32 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.0.finish(Err(Error::closed("node")));
+        self.0.finish(Err(unanswered()));
     }
 }
 
 /// The duty to count a publish as ended.
-pub(crate) struct Counted(Option<Arc<SessionShared>>);
+pub(crate) struct Counted {
+    session: Option<Arc<SessionShared>>,
+    number: u64,
+}
 
 impl Counted {
-    pub(crate) fn new(session: &Arc<SessionShared>) -> Counted {
-        Counted(Some(Arc::clone(session)))
+    pub(crate) fn new(session: &Arc<SessionShared>, number: u64) -> Counted {
+        Counted { session: Some(Arc::clone(session)), number }
     }
 
     fn finish(mut self, error: Option<Error>) {
-        if let Some(session) = self.0.take() {
-            session.room.finished(error);
+        if let Some(session) = self.session.take() {
+            session.room.finished(self.number, error);
         }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(session) = self.0.take() {
-            session.room.finished(Some(Error::closed("node")));
+        if let Some(session) = self.session.take() {
+            session.room.finished(self.number, Some(unanswered()));
         }
     }
 }
@@ -267,10 +284,18 @@ pub(crate) struct Room {
 struct RoomState {
     messages: usize,
     bytes: usize,
+    /// How many were ever published, and of the last of them whether they have ended.
     published: u64,
-    finished: u64,
+    ended: VecDeque<bool>,
     failed: Option<Error>,
     closed: Option<Error>,
+}
+
+impl RoomState {
+    /// The number of the oldest publish that has not ended.
+    fn oldest(&self) -> u64 {
+        self.published - self.ended.len() as u64
+    }
 }
 
 impl Room {
@@ -279,15 +304,15 @@ impl Room {
             messages,
             bytes: limits::SESSION_BYTES,
             published: 0,
-            finished: 0,
+            ended: VecDeque::new(),
             failed: None,
             closed: None,
         };
         Room { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Waits for room for one message, and takes it. A counted one is waited for by `flush`.
-    pub(crate) fn take(&self, bytes: usize, counted: bool, timeout: Timeout) -> Result<()> {
+    /// Waits for room for one message, and takes it. Gives its number.
+    pub(crate) fn take(&self, bytes: usize, timeout: Timeout) -> Result<u64> {
         let deadline = deadline_after(timeout);
         let mut state = self.lock();
         loop {
@@ -299,8 +324,9 @@ impl Room {
             {
                 state.messages -= 1;
                 state.bytes = state.bytes.saturating_sub(bytes);
-                state.published += u64::from(counted);
-                return Ok(());
+                state.published += 1;
+                state.ended.push_back(false);
+                return Ok(state.published - 1);
             }
             state = match wait(&self.changed, state, deadline) {
                 Some(state) => state,
@@ -318,10 +344,16 @@ impl Room {
         self.changed.notify_all();
     }
 
-    /// A counted publish has ended.
-    fn finished(&self, error: Option<Error>) {
+    /// A publish has ended.
+    fn finished(&self, number: u64, error: Option<Error>) {
         let mut state = self.lock();
-        state.finished += 1;
+        let at = number.wrapping_sub(state.oldest()) as usize;
+        if let Some(ended) = state.ended.get_mut(at) {
+            *ended = true;
+        }
+        while state.ended.front() == Some(&true) {
+            state.ended.pop_front();
+        }
         if let Some(error) = error {
             state.failed.get_or_insert(error);
         }
@@ -334,7 +366,7 @@ impl Room {
         let deadline = deadline_after(timeout);
         let mut state = self.lock();
         let target = state.published;
-        while state.finished < target {
+        while state.oldest() < target {
             state = match wait(&self.changed, state, deadline) {
                 Some(state) => state,
                 None => {
@@ -348,7 +380,8 @@ impl Room {
         }
     }
 
-    fn close(&self, error: Error) {
+    /// Nothing more is published.
+    pub(crate) fn close(&self, error: Error) {
         let mut state = self.lock();
         state.closed.get_or_insert(error);
         drop(state);
@@ -418,5 +451,22 @@ mod tests {
         assert!(!level.add(&message(limits::INBOX_BYTES - 1)));
         assert!(!level.add(&message(0)));
         assert!(level.add(&message(1)));
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_was_published_before_it_whatever_ends_first() {
+        let (room, now) = (Room::new(4), Some(Duration::ZERO));
+        let numbers = [room.take(1, now), room.take(1, now), room.take(1, now)];
+        assert_eq!(numbers, [Ok(0), Ok(1), Ok(2)]);
+        room.finished(2, None);
+        room.finished(1, None);
+        assert!(matches!(room.flush(now), Err(Error::Timeout(_))), "the first has not ended");
+        let lost = Error::Undelivered("lost".to_owned());
+        room.finished(0, Some(lost.clone()));
+        assert_eq!(room.flush(now), Err(lost));
+        assert_eq!(room.flush(now), Ok(()), "said once");
+        assert_eq!(room.take(1, now), Ok(3));
+        room.finished(3, None);
+        assert_eq!(room.flush(now), Ok(()));
     }
 }

@@ -35,17 +35,23 @@ pub(crate) struct Shared {
     stopped: Arc<OpSlot>,
     /// Why the loop has ended, if it was not asked to.
     death: OnceLock<Error>,
+    /// The process that has the loop.
+    generation: u32,
 }
 
 impl Shared {
     fn new(commands: Sender<Command>, waker: Wakeup) -> Shared {
         let (awake, stop) = (AtomicBool::new(false), AtomicBool::new(false));
         let (stopped, death) = (OpSlot::new(), OnceLock::new());
-        Shared { commands, waker, awake, stop, stopped, death }
+        let generation = fork::generation();
+        Shared { commands, waker, awake, stop, stopped, death, generation }
     }
 
     /// Asks something of the loop.
     pub(crate) fn send(&self, command: Command) -> Result<()> {
+        if self.is_elsewhere() {
+            return Err(Error::Forked);
+        }
         self.commands.send(command).map_err(|_| self.end())?;
         if !self.awake.swap(true, Ordering::AcqRel) {
             self.waker.wake();
@@ -53,8 +59,16 @@ impl Shared {
         Ok(())
     }
 
+    /// In a child of fork() there is no loop, and its descriptors may be somebody else's.
+    fn is_elsewhere(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
     /// Asks the loop to end. Does nothing that a signal handler may not do.
     pub(crate) fn stop(&self) {
+        if self.is_elsewhere() {
+            return;
+        }
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
     }
@@ -86,6 +100,18 @@ impl Shared {
     }
 }
 
+/// The thread of a loop ends: whoever waits for that is told, however it ends.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.stopped.finish(match self.0.death.get() {
+            None => Ok(Reply::Nothing),
+            Some(error) => Err(error.clone()),
+        });
+    }
+}
+
 /// A running loop. Dropping the handle stops it.
 pub(crate) struct NodeHandle {
     pub(crate) shared: Arc<Shared>,
@@ -105,9 +131,10 @@ impl NodeHandle {
         let waker = Wakeup::new(poll.registry()).map_err(io)?;
         let (commands, receiver) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(commands, waker));
-        let stopped = Arc::clone(&shared.stopped);
+        let ended = Ended(Arc::clone(&shared));
         let mut event_loop = EventLoop::new(node, poll, receiver, Arc::clone(&shared), resolver);
         let work = move || {
+            let ended = ended;
             if catch_unwind(AssertUnwindSafe(|| event_loop.run())).is_err() {
                 let text = "a bug in libslim was caught: the node is dead".to_owned();
                 // Nobody else sets it.
@@ -116,7 +143,7 @@ impl NodeHandle {
             let error = event_loop.shared.end();
             event_loop.abandon(&error);
             drop(event_loop);
-            stopped.finish(Ok(Reply::Nothing));
+            drop(ended);
         };
         let thread = std::thread::Builder::new().name("slim-io".to_owned());
         let thread = without_signals(|| thread.spawn(work));
@@ -133,7 +160,9 @@ impl Drop for NodeHandle {
     fn drop(&mut self) {
         self.stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        if self.shared.is_elsewhere() {
+            std::mem::forget(thread);
+        } else if let Some(thread) = thread {
             // Its panics were caught inside.
             let _ = thread.join();
         }
@@ -611,6 +640,10 @@ impl EventLoop {
                 self.node.publish(session, payload, Some(op), now);
             }
             Command::CloseSession(session, slot) => {
+                if let Some(session) = self.sessions.get(&session) {
+                    // Closing takes its time; what is published meanwhile would go nowhere.
+                    session.room.close(Error::closed("session"));
+                }
                 let op = slot.map(|slot| self.new_op(Completion::Slot(slot)));
                 self.node.close_session(session, op, now);
             }
@@ -1005,7 +1038,8 @@ mod tests {
         assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
         let error = handle.shared.call(Command::Stats, None, "asking").err();
         assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
-        handle.shared.wait_stopped(None).unwrap();
+        let error = handle.shared.wait_stopped(None).err();
+        assert!(matches!(error, Some(Error::Internal(_))), "{error:?}");
     }
 
     /// A link that never stops sending is read in shares, turn by turn, however often the kernel

@@ -2,7 +2,7 @@
 //! decision 30). It closes its copies of our descriptors, and every handle made before answers that
 //! it is of no use there.
 
-use std::cell::RefCell;
+use std::cell::UnsafeCell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,13 +19,17 @@ static OPEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
 /// What is locked while the process is copied, so that the copy is whole.
 struct Held {
     open: MutexGuard<'static, BTreeSet<RawFd>>,
-    _log: Option<logging::Held>,
+    log: logging::Held,
 }
 
-thread_local! {
-    /// Of the thread that forks, from one of its handlers to the other.
-    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
-}
+/// Between the handlers of one fork. It is no thread-local: those of a thread that exits are gone.
+struct Slot(UnsafeCell<Option<Held>>);
+
+// SAFETY: it is only looked at by a thread that has just locked what goes into it, or still has it
+// locked.
+unsafe impl Sync for Slot {}
+
+static HELD: Slot = Slot(UnsafeCell::new(None));
 
 /// Which process this is: handles remember it.
 pub(crate) fn generation() -> u32 {
@@ -48,16 +52,20 @@ pub(crate) fn install() {
 extern "C" fn before() {
     let log = logging::hold();
     let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    HELD.set(Some(Held { open, _log: log }));
+    // SAFETY: `open` is locked, see `Slot`.
+    unsafe { *HELD.0.get() = Some(Held { open, log }) };
 }
 
 extern "C" fn parent() {
-    HELD.take();
+    // SAFETY: what is in it is locked by this thread.
+    drop(unsafe { (*HELD.0.get()).take() });
 }
 
 extern "C" fn child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
-    if let Some(mut held) = HELD.take() {
+    // SAFETY: this is the only thread.
+    if let Some(mut held) = unsafe { (*HELD.0.get()).take() } {
+        held.log.start_anew();
         for descriptor in std::mem::take(&mut *held.open) {
             // SAFETY: it is one of ours, and nobody in this process uses it any more.
             unsafe { libc::close(descriptor) };

@@ -72,7 +72,7 @@ pub struct slim_message_fields {
     pub identity: *const c_char,
     /// The connection that it came over.
     pub connection: u64,
-    /// Pairs that travelled with the message.
+    /// Pairs that travelled with the message; NULL if there are none.
     pub metadata: *const slim_pair,
     /// Number of pairs.
     pub metadata_len: usize,
@@ -187,7 +187,7 @@ pub unsafe extern "C" fn slim_message_view(
                 payload_type: message.payload_type.as_ptr(),
                 identity: message.identity.as_ptr(),
                 connection: known.map_or(0, |message| message.connection.0),
-                metadata: message.metadata.pairs.as_ptr(),
+                metadata: message.metadata.pointer(),
                 metadata_len: message.metadata.pairs.len(),
             });
         }

@@ -244,6 +244,14 @@ impl CPairs {
         let pairs = strings.iter().map(pair).collect();
         CPairs { _strings: strings, pairs }
     }
+
+    /// NULL if there are none.
+    fn pointer(&self) -> *const slim_pair {
+        match &self.pairs[..] {
+            [] => std::ptr::null(),
+            pairs => pairs.as_ptr(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ pub struct slim_session_fields {
     pub source: *const c_char,
     /// The peer's or the group's name.
     pub destination: *const c_char,
-    /// The pairs that the session was opened with.
+    /// The pairs that the session was opened with; NULL if there are none.
     pub metadata: *const slim_pair,
     /// Number of pairs.
     pub metadata_len: usize,
@@ -276,7 +276,7 @@ pub unsafe extern "C" fn slim_session_view(
                 initiator: i32::from(known.initiator),
                 source: session.source.as_ptr(),
                 destination: session.destination.as_ptr(),
-                metadata: session.metadata.pairs.as_ptr(),
+                metadata: session.metadata.pointer(),
                 metadata_len: session.metadata.pairs.len(),
             });
         }
@@ -438,6 +438,30 @@ pub unsafe extern "C" fn slim_session_receive(
         // SAFETY: checked not to be NULL.
         unsafe { give(place, slim_message::new(item)) };
         Ok(())
+    })
+}
+
+/// Whether events come out of slim_session_receive(), too: 1 yes, 0 no. For sessions that were
+/// accepted; slim_session_options says it for those that are opened.
+/// Errors: INVALID_ARGUMENT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_session_set_events(
+    session: *mut slim_session,
+    events: i32,
+) -> slim_status {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let session = unsafe { handle(session, "session")? };
+        match events {
+            0 | 1 => session.session.set_events(events == 1),
+            other => {
+                let text = format!("events is {other}: 0 or 1 is expected");
+                Err(Error::InvalidArgument(text))
+            }
+        }
     })
 }
 

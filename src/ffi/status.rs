@@ -132,7 +132,8 @@ thread_local! {
 /// was, so look at it only after an error.
 #[no_mangle]
 pub extern "C" fn slim_last_error() -> *const c_char {
-    LAST_ERROR.with_borrow(|text| text.as_ptr())
+    // A thread that ends, or a process that exits, has none any more.
+    LAST_ERROR.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// Runs one call: its error becomes a status and the thread's text, its panic an internal error.
@@ -153,7 +154,7 @@ fn run<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, slim_statu
         .unwrap_or_else(|_| Err(Error::Internal("a bug in libslim was caught".to_owned())));
     result.map_err(|error| {
         let text = error.to_string().replace('\n', " ");
-        LAST_ERROR.with_borrow_mut(|last| *last = c_string(&text));
+        let _ = LAST_ERROR.try_with(|last| *last.borrow_mut() = c_string(&text));
         slim_status::from(&error)
     })
 }

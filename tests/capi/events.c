@@ -78,8 +78,14 @@ static void the_link(void)
     alice = peer("org/ns/alice", endpoint, &a);
     bob = peer("org/ns/bob", endpoint, &b);
     open_between(alice, bob, &options, &ours, &theirs);
+    /* Who accepted asks for them afterwards. */
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT, slim_session_set_events(theirs, 2));
+    SAYS("events is 2");
+    OK(slim_session_set_events(theirs, 1));
     slim_node_free(hub);
     slim_message_free(event(ours, SLIM_EVENT_CONNECTION_LOST, ""));
+    slim_message_free(event(theirs, SLIM_EVENT_CONNECTION_LOST, ""));
+    OK(slim_session_set_events(theirs, 0));
     hub = NULL;
     OK(slim_node_new(NULL, &hub));
     OK(slim_node_listen(hub, endpoint + strlen("http://"), NULL));

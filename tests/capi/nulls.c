@@ -127,6 +127,7 @@ static void sessions(struct talk *talk, slim_message *said)
     NIL("session", slim_session_receive(NULL, 0, &message));
     NIL("message", slim_session_receive(talk->ours, 0, NULL));
     CHECK(slim_session_fd(NULL) == SLIM_ERR_INVALID_ARGUMENT);
+    CHECK(slim_session_set_events(NULL, 1) == SLIM_ERR_INVALID_ARGUMENT);
     SAYS("session is NULL");
     NIL("session", slim_session_invite(NULL, name, 0));
     NIL("name", slim_session_invite(talk->ours, NULL, 0));

@@ -19,7 +19,7 @@ import typing
 
 from . import _ffi
 from ._library import ERRORS, Handle, SlimError, check, dictionary, interruptible, lib
-from ._library import milliseconds, pairs, text
+from ._library import milliseconds, pairs, payload, text
 
 globals().update({error.__name__: error for error in ERRORS.values()})
 
@@ -264,13 +264,13 @@ class Session(Handle):
 
     def publish(self, data, *, payload_type=None, metadata=None, timeout=30.0):
         """Hands a message over; returns when it is in the send queue. See flush()."""
-        options = self._options(payload_type, metadata)
+        options, data = self._options(payload_type, metadata), payload(data)
         function = lib.slim_session_publish
         self._wait(lambda p, ms: function(p, data, len(data), c.byref(options), ms), timeout)
 
     def publish_to(self, message, data, *, payload_type=None, metadata=None, timeout=30.0):
         """Publishes to the sender of `message` only: a reply."""
-        options = self._options(payload_type, metadata)
+        options, data = self._options(payload_type, metadata), payload(data)
         function = lib.slim_session_publish_to
         with message._handle._use() as to:
             self._wait(

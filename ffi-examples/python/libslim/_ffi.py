@@ -148,6 +148,7 @@ FUNCTIONS = {
     "slim_session_publish_start": (c.c_int32, [c.c_void_p, c.c_void_p, c.c_void_p, c.c_size_t, c.POINTER(slim_publish_options), c.POINTER(c.c_void_p)]),
     "slim_session_flush": (c.c_int32, [c.c_void_p, c.c_int32]),
     "slim_session_receive": (c.c_int32, [c.c_void_p, c.c_int32, c.POINTER(c.c_void_p)]),
+    "slim_session_set_events": (c.c_int32, [c.c_void_p, c.c_int32]),
     "slim_session_fd": (c.c_int32, [c.c_void_p]),
     "slim_session_invite": (c.c_int32, [c.c_void_p, c.c_char_p, c.c_int32]),
     "slim_session_invite_start": (c.c_int32, [c.c_void_p, c.c_char_p, c.POINTER(c.c_void_p)]),

@@ -68,6 +68,11 @@ def text(string):
     return string.encode()
 
 
+def payload(data):
+    """Bytes for C, of anything like bytes. Text is not: its encoding is the caller's to choose."""
+    return bytes(memoryview(data))
+
+
 def pairs(metadata):
     """A dict as an array of C, and its length."""
     metadata = metadata or {}

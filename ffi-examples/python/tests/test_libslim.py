@@ -57,6 +57,14 @@ class Conversations(Network):
         self.assertEqual(set(near.participants()), {self.bob.name, self.alice.name})
         self.assertEqual(self.bob.name, f"org/test/bob/{self.bob.id}")
 
+    def test_anything_like_bytes_is_a_payload_and_text_is_not(self):
+        near, far = self.pair()
+        for data in (b"bytes", bytearray(b"bytes"), memoryview(b"a bytes")[2:]):
+            near.publish(data)
+            self.assertEqual(far.receive(timeout=30).data, b"bytes")
+        with self.assertRaises(TypeError):
+            near.publish("bytes")
+
     def test_iteration_ends_with_the_session(self):
         near, far = self.pair()
         for data in (b"1", b"2", b"3"):
