@@ -21,9 +21,15 @@
  *   UTF-8, NUL-terminated. Names are "org/namespace/service" or, with the ID of one instance,
  *   "org/namespace/service/0b3fc0de-...".
  *
+ * Errors
+ *   "Errors:" lists what a call adds to these: every call may return INVALID_ARGUMENT (a NULL, a
+ *   text that is not UTF-8, a number out of range) and INTERNAL; one that takes a handle, FORKED;
+ *   one that takes a name, INVALID_NAME, and TOO_LARGE for more than 4096 bytes; one that takes
+ *   options, UNSUPPORTED (a field of a later release), TOO_LARGE and LIMIT (their metadata).
+ *
  * fork()
- *   Handles do not survive fork(): in the child every call on them returns SLIM_ERR_FORKED, and
- *   freeing them frees only memory. Nodes made after fork() work.
+ *   Handles do not survive fork(): in the child every call on them that returns a status returns
+ *   SLIM_ERR_FORKED, and freeing them frees only memory. Nodes made after fork() work.
  */
 
 
@@ -533,7 +539,7 @@ slim_status slim_session_publish_to(slim_session *session,
 // Publishes without waiting: `op` ends when every receiver has acknowledged the message.
 //
 // `message` is NULL, or the message to reply to.
-// Errors: INVALID_ARGUMENT, TOO_LARGE, LIMIT (the queue is full), CLOSED; UNDELIVERED comes with
+// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED; UNDELIVERED comes with
 // the operation.
 SLIM_API
 SLIM_CHECKED

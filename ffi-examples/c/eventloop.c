@@ -17,10 +17,12 @@ static slim_session *sessions[MAX_SESSIONS];
 static struct pollfd watched[1 + MAX_SESSIONS]; /* the app's, then one for each session */
 static nfds_t count = 1;
 
-static void take_sessions(slim_app *app)
+/* Gives 0 when the app is closed: nobody will come any more. */
+static int take_sessions(slim_app *app)
 {
     slim_session *session;
-    while (count <= MAX_SESSIONS && slim_app_accept(app, 0, &session) == SLIM_OK) {
+    slim_status st = SLIM_ERR_TIMEOUT;
+    while (count <= MAX_SESSIONS && (st = slim_app_accept(app, 0, &session)) == SLIM_OK) {
         sessions[count - 1] = session;
         watched[count].fd = slim_session_fd(session);
         watched[count].events = POLLIN;
@@ -28,6 +30,7 @@ static void take_sessions(slim_app *app)
         printf("session %u of %u\n", (unsigned)count - 1, MAX_SESSIONS);
         fflush(stdout);
     }
+    return st == SLIM_OK || st == SLIM_ERR_TIMEOUT;
 }
 
 /* Answers what has come. Gives 0 when the session is over. */
@@ -66,13 +69,14 @@ int main(int argc, char **argv)
                 watched[at] = watched[count];
             }
         }
-        if (watched[0].revents)
-            take_sessions(app);
+        if (watched[0].revents && !take_sessions(app))
+            break;
     }
-    puts("Client interrupted by user.");
+    puts(interrupted ? "Client interrupted by user." : slim_last_error());
     while (count > 1)
         slim_session_free(sessions[--count - 1]);
     slim_app_free(app);
+    stop_on_signal(NULL);
     slim_node_free(node);
     return 0;
 }

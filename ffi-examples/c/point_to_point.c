@@ -184,6 +184,7 @@ int main(int argc, char **argv)
         pthread_cond_wait(&changed, &mutex);
     pthread_mutex_unlock(&mutex);
     slim_app_free(app);
+    stop_on_signal(NULL);
     slim_node_free(node);
     return status;
 }

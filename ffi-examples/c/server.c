@@ -35,6 +35,7 @@ int main(int argc, char **argv)
     if ((st = slim_node_wait(node, SLIM_WAIT_FOREVER)))
         return failed("slim_node_wait", st);
     puts("\nShutting down...");
+    stop_on_signal(NULL);
     slim_node_free(node);
     return 0;
 }

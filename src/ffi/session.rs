@@ -342,7 +342,7 @@ pub unsafe extern "C" fn slim_session_publish_to(
 /// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
 ///
 /// `message` is NULL, or the message to reply to.
-/// Errors: INVALID_ARGUMENT, TOO_LARGE, LIMIT (the queue is full), CLOSED; UNDELIVERED comes with
+/// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED; UNDELIVERED comes with
 /// the operation.
 ///
 /// # Safety

@@ -67,6 +67,8 @@ struct End {
     closed: bool,
     online: bool,
     connected: bool,
+    /// When it last gave up messages of the other: it acknowledges none of these any more.
+    gave_up: Option<Instant>,
     published: Vec<Published>,
     /// Numbers of the other's messages that have come.
     received: BTreeSet<usize>,
@@ -962,7 +964,7 @@ impl History {
             assert!(!late, "{text:.20}: out of order");
             assert!(end.received.insert(number), "{text:.20}: twice");
         }
-        let mut seen = Vec::new();
+        let (mut seen, now) = (Vec::new(), self.world.now.mono);
         for event in events {
             seen.push(format!("{event:?}"));
             let news = match event {
@@ -971,7 +973,11 @@ impl History {
                 Event::ConnectionLost(_) => std::mem::replace(&mut end.connected, false),
                 Event::ConnectionBack(_) => !std::mem::replace(&mut end.connected, true),
                 Event::Closed(_) => !end.ended,
-                Event::PeerLeft(_) | Event::MessageLost { .. } => true,
+                Event::MessageLost { .. } => {
+                    end.gave_up = Some(now);
+                    true
+                }
+                Event::PeerLeft(_) => true,
             };
             assert!(news, "talk {at}.{side}: twice: {seen:?}");
         }
@@ -1011,7 +1017,10 @@ impl History {
                 let ended = self.world.start() + at;
                 let quiet = self.calm.is_some_and(|calm| calm + retry.interval + SECOND <= ended);
                 if let Err(error) = &result {
-                    let excused = !quiet || !both || !online || !self.outlasts_links(talk);
+                    let other = self.talks[talk].ends[1 - side].as_ref();
+                    let gave_up = other.and_then(|end| end.gave_up) >= Some(call.start);
+                    let excused =
+                        !quiet || !both || !online || gave_up || !self.outlasts_links(talk);
                     assert!(excused, "talk {talk}.{side}.{number}: {error}, without a reason");
                     let fits = matches!(error, Error::Undelivered(_) | Error::Closed(_));
                     assert!(fits, "{error}");
@@ -1044,6 +1053,7 @@ impl End {
             closed: false,
             online: true,
             connected: true,
+            gave_up: None,
             published: Vec::new(),
             received: BTreeSet::new(),
             out: (0, 0),
