@@ -110,15 +110,16 @@ def bench(program, server, messages, mode):
     for process in (pub, sub):
         process.kill()
         process.wait()
-    rate = re.search(r"Sub stats: (\d+) msgs/sec.*\((\d+) msgs", said)
+    rate = re.search(r"Sub stats: ([\d,]+) msgs/sec.*\(([\d,]+) msgs", said)
     if not rate:
         raise SystemExit(f"{program} gave no rate:\n{said}")
-    if int(rate[2]) != messages and not mode:
-        print(f"  {program}: {rate[2]} of {messages} messages arrived", file=sys.stderr)
+    rate = [int(number.replace(",", "")) for number in rate.groups()]
+    if rate[1] != messages and not mode:
+        print(f"  {program}: {rate[1]} of {messages} messages arrived", file=sys.stderr)
     latency = re.search(r"p50 ([\d.]+)\s?(us|µs|ms)", pub_said)
     scale = {"us": 1, "µs": 1, "ms": 1000}
     p50 = float(latency[1]) * scale[latency[2]] if latency else float("nan")
-    return int(rate[1]), p50, (after - before) / messages * 1e6
+    return rate[0], p50, (after - before) / messages * 1e6
 
 
 def rates(options):
