@@ -4,6 +4,34 @@ use super::defects::{again, recorded};
 use super::*;
 use crate::name::{app_id, NameId};
 
+/// Opens a session that nothing answers.
+fn try_to_open(pair: &mut Pair, config: SessionConfig) -> Result<SessionKey, Error> {
+    let (op, to) = (pair.op(), Name::parse("o/n/bob").unwrap());
+    pair.with(0, |app, cx| app.open(config, &to, op, cx))
+}
+
+/// Has Bob asked for the discovery of `session`, and says whether he answered.
+fn discovered(pair: &mut Pair, request: &Message, session: u32) -> bool {
+    let mut message = request.clone();
+    if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+        publish.session.as_mut().unwrap().session_id = session;
+    }
+    sign_as(&mut message, "o/n/alice_x");
+    let before = pair.count(1, T::DiscoveryReply);
+    pair.inject(1, message);
+    pair.count(1, T::DiscoveryReply) > before
+}
+
+/// Alice's discovery request, which was lost, and Bob's first answer to it in session 0.
+fn a_discovery() -> (Pair, Message) {
+    let mut pair = Pair::new();
+    pair.copies = Box::new(|_, _| 0);
+    try_to_open(&mut pair, config(true)).unwrap();
+    let request = recorded(&pair, 0, T::DiscoveryRequest);
+    assert!(discovered(&mut pair, &request, 0));
+    (pair, request)
+}
+
 #[test]
 fn a_full_inbox_asks_for_nothing_and_loses_nothing() {
     let mut pair = Pair::new();
@@ -140,4 +168,146 @@ fn payload_types_of_peers_are_bounded() {
         pair.inject(1, message);
     }
     assert_eq!((pair.seen[1].messages.len(), pair.count(1, T::MsgAck)), (2, 2));
+}
+
+#[test]
+fn a_member_is_offline_after_so_many_silent_looks() {
+    let mut pair = Pair::new();
+    pair.open(true);
+    pair.run(limits::HEARTBEAT / 2);
+    pair.copies = Box::new(|from, _| usize::from(from == 0));
+    pair.run((limits::MISSED_HEARTBEATS - 1) * limits::HEARTBEAT);
+    assert_eq!(pair.seen[0].events, [], "at the limit");
+    pair.run(limits::HEARTBEAT);
+    assert_eq!(pair.seen[0].events, [Event::PeerOffline(pair.names[1].clone())]);
+}
+
+#[test]
+fn a_message_is_repeated_as_often_as_the_defaults_say() {
+    let mut pair = Pair::new();
+    let ours = try_to_open(&mut pair, SessionConfig::default()).unwrap();
+    pair.copies = Box::new(|_, _| 0);
+    let publish = pair.publish(0, ours, "into the void");
+    let tick = Duration::from_millis(1);
+    let whole = (limits::MAX_RETRIES + 1) * limits::RETRY_INTERVAL;
+    pair.run(whole - tick);
+    assert_eq!(pair.count(0, T::Msg), 1 + limits::MAX_RETRIES as usize);
+    assert!(!pair.done.contains_key(&publish));
+    pair.run(tick);
+    assert!(matches!(pair.done[&publish].1, Err(Error::Undelivered(_))));
+    assert_eq!(pair.count(0, T::Msg), 1 + limits::MAX_RETRIES as usize);
+}
+
+#[test]
+fn an_app_has_so_many_sessions_and_no_more() {
+    let mut pair = Pair::new();
+    pair.open(true);
+    let request = recorded(&pair, 0, T::DiscoveryRequest);
+    let join = recorded(&pair, 0, T::JoinRequest);
+    let to = Name::parse("o/n/nobody").unwrap();
+    // Bob has one already.
+    for _ in 1..limits::SESSIONS {
+        let mut cx = Context { now: pair.now, entropy: &mut pair.entropy };
+        pair.apps[1].open(config(true), &to, OpId(0), &mut cx).unwrap();
+        while pair.apps[1].poll_output().is_some() {}
+    }
+    assert_eq!(pair.apps[1].sessions(), limits::SESSIONS);
+    let mut cx = Context { now: pair.now, entropy: &mut pair.entropy };
+    let refused = pair.apps[1].open(config(true), &to, OpId(0), &mut cx);
+    let text = format!("the app has {} sessions, its limit", limits::SESSIONS);
+    assert_eq!(refused, Err(Error::Limit(text)));
+    // Nor is an invitation accepted.
+    assert!(discovered(&mut pair, &request, 5));
+    let mut another = join.clone();
+    if let Some(MessageType::Publish(publish)) = &mut another.message_type {
+        publish.session.as_mut().unwrap().session_id = 5;
+    }
+    sign_as(&mut another, "o/n/alice_x");
+    let before = pair.count(1, T::JoinReply);
+    pair.inject(1, another);
+    assert_eq!((pair.count(1, T::JoinReply), pair.apps[1].sessions()), (before, limits::SESSIONS));
+}
+
+#[test]
+fn answered_discoveries_are_remembered_up_to_a_number() {
+    let (mut pair, request) = a_discovery();
+    for other in 1..limits::DISCOVERY_MEMO as u32 {
+        assert!(discovered(&mut pair, &request, other));
+    }
+    assert!(!discovered(&mut pair, &request, 0), "at the limit");
+    assert!(discovered(&mut pair, &request, limits::DISCOVERY_MEMO as u32));
+    assert!(discovered(&mut pair, &request, 0), "the oldest is forgotten for another");
+}
+
+#[test]
+fn an_answered_discovery_is_remembered_for_a_time() {
+    let tick = Duration::from_millis(1);
+    let mut pair = Pair::new();
+    pair.open(true);
+    let request = recorded(&pair, 0, T::DiscoveryRequest);
+    let Some(MessageType::Publish(publish)) = &request.message_type else { panic!() };
+    // The session itself would take the request: it ends.
+    let session = publish.session.unwrap().session_id;
+    pair.apps[1].shut_down(&mut Context { now: pair.now, entropy: &mut pair.entropy });
+    pair.settle();
+    let at = |pair: &mut Pair, after: Duration| pair.now = pair.start.after(after);
+    at(&mut pair, limits::DISCOVERY_MEMO_TIME - tick);
+    assert!(!discovered(&mut pair, &request, session), "it has been invited");
+    at(&mut pair, limits::DISCOVERY_MEMO_TIME);
+    assert!(discovered(&mut pair, &request, session), "forgotten");
+}
+
+#[test]
+fn a_discovery_is_answered_again_after_a_while() {
+    let tick = Duration::from_millis(1);
+    let (mut pair, request) = a_discovery();
+    pair.now = pair.now.after(limits::DISCOVERY_REPEAT - tick);
+    assert!(!discovered(&mut pair, &request, 0));
+    pair.now = pair.now.after(tick);
+    assert!(discovered(&mut pair, &request, 0));
+    pair.now = pair.now.after(limits::DISCOVERY_REPEAT - tick);
+    assert!(!discovered(&mut pair, &request, 0), "counted from the last answer");
+}
+
+/// Alice opens a session and closes it: her goodbye, should its answer have been lost.
+fn a_goodbye(pair: &mut Pair) -> Message {
+    let (ours, _) = pair.open(true);
+    let before = pair.sent.len();
+    pair.close(0, ours);
+    let goodbye = pair.sent[before..].iter().find(|(_, m)| kind(m) == T::GroupClose);
+    goodbye.unwrap().1.clone()
+}
+
+fn answered_again(pair: &mut Pair, goodbye: &Message) -> bool {
+    let before = pair.count(1, T::GroupAck);
+    pair.inject(1, goodbye.clone());
+    pair.count(1, T::GroupAck) > before
+}
+
+#[test]
+fn the_last_answers_of_so_many_sessions_are_kept() {
+    let mut pair = Pair::new();
+    // `open` lets time pass: here none may.
+    let goodbyes: Vec<Message> = (0..=limits::ENDED_SESSIONS)
+        .map(|_| {
+            pair.now = pair.start;
+            a_goodbye(&mut pair)
+        })
+        .collect();
+    pair.now = pair.start;
+    assert!(answered_again(&mut pair, &goodbyes[1]), "at the limit");
+    assert!(!answered_again(&mut pair, &goodbyes[0]), "the oldest is forgotten for another");
+}
+
+#[test]
+fn the_last_answer_of_a_session_is_kept_for_a_time() {
+    let tick = Duration::from_millis(1);
+    let mut pair = Pair::new();
+    let goodbye = a_goodbye(&mut pair);
+    // Counted from the next look of a session that began with the pair.
+    let until = limits::HEARTBEAT + limits::ENDED_SESSION_TIME;
+    pair.now = pair.start.after(until - tick);
+    assert!(answered_again(&mut pair, &goodbye));
+    pair.now = pair.start.after(until);
+    assert!(!answered_again(&mut pair, &goodbye));
 }
