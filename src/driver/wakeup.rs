@@ -8,6 +8,12 @@ use mio::{Interest, Registry, Token};
 
 use super::fork::Descriptor;
 
+// Where this thread has its `errno`.
+#[cfg(not(any(target_vendor = "apple", target_os = "freebsd")))]
+use libc::__errno_location as errno;
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+use libc::__error as errno;
+
 /// The token of the pipe.
 pub(super) const WAKER: Token = Token(0);
 
@@ -41,7 +47,7 @@ impl Wakeup {
         // SAFETY: a byte is written to a pipe that is open as long as this; `errno` belongs to the
         // thread.
         unsafe {
-            let errno = libc::__errno_location();
+            let errno = errno();
             let before = *errno;
             libc::write(self.writer.as_raw_fd(), [1_u8].as_ptr().cast(), 1);
             *errno = before;
