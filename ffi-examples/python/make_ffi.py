@@ -1,4 +1,4 @@
-"""Writes libslim/_ffi.py from include/slim.h.  Usage: make_ffi.py [--check]
+"""Writes libslim/_ffi.py and errors.py from include/slim.h.  Usage: make_ffi.py [--check]
 
 The header is generated itself, so its forms are few: enums, structs, one function pointer, and
 one function per SLIM_API. A form that is not known ends this with an error.
@@ -9,7 +9,18 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 HEADER = HERE / "../../include/slim.h"
-OUTPUT = HERE / "libslim/_ffi.py"
+ERRORS = '''"""The errors of slim.h as exceptions. Written by make_ffi.py; do not edit."""
+
+import builtins
+
+
+class SlimError(Exception):
+    """A call has failed: `status` is the number that it returned, str() says what happened."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+'''
 PLAIN = {
     "void": "None",
     "int32_t": "c.c_int32",
@@ -49,7 +60,20 @@ def declarator(text):
     return match[1], match[2]
 
 
-def generate(header):
+def generate_errors(header):
+    """The text of errors.py: SLIM_ERR_NO_ROUTE becomes NoRouteError."""
+    out, table = ERRORS, {}
+    for said, name, value in re.findall(r"((?: +// .*\n)+) +SLIM_ERR_(\w+) = (-\d+),", header):
+        said = " ".join(line.strip(" /") for line in said.splitlines())
+        error = "".join(word.capitalize() for word in name.split("_")) + "Error"
+        bases = "SlimError, builtins.TimeoutError" if name == "TIMEOUT" else "SlimError"
+        out += f'\n\nclass {error}({bases}):\n    """{said}"""\n'
+        table[value] = error
+    entries = [f"    {value}: {error},\n" for value, error in table.items()]
+    return out + "\n\n# Of each status.\nERRORS = {\n" + "".join(entries) + "}\n"
+
+
+def generate_ffi(header):
     """The text of _ffi.py."""
     version = re.search(r'#define SLIM_VERSION "(\d+)\.(\d+)\.(\d+)"', header)
     text = re.sub(r"/\*.*?\*/|//[^\n]*|^#.*?(?<!\\)$", "", header, flags=re.S | re.M)
@@ -86,9 +110,10 @@ def generate(header):
 
 
 if __name__ == "__main__":
-    wanted = generate(HEADER.read_text())
-    if "--check" in sys.argv:
-        if OUTPUT.read_text() != wanted:
-            raise SystemExit("libslim/_ffi.py is out of date: run make_ffi.py")
-    else:
-        OUTPUT.write_text(wanted)
+    header = HEADER.read_text()
+    for name, text in ("_ffi.py", generate_ffi(header)), ("errors.py", generate_errors(header)):
+        output = HERE / "libslim" / name
+        if "--check" not in sys.argv:
+            output.write_text(text)
+        elif output.read_text() != text:
+            raise SystemExit(f"libslim/{name} is out of date: run make_ffi.py")

@@ -12,27 +12,28 @@ Everything blocks and may be called from any thread. Times are in seconds; None 
 A failing call raises a subclass of SlimError. slim.h says more about each call.
 """
 
+import contextlib
 import ctypes as c
 import dataclasses
 import json
-import typing
+from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
-from . import _ffi
-from ._library import ERRORS, Handle, SlimError, check, dictionary, interruptible, lib
-from ._library import milliseconds, pairs, payload, text
-
-globals().update({error.__name__: error for error in ERRORS.values()})
+from . import _ffi, errors
+from .errors import *  # noqa: F403
+from .errors import ClosedError, SlimError
+from ._library import Handle, Owned, check, dictionary, free_node, free_stopped_nodes
+from ._library import interruptible, lib, milliseconds, pairs, payload, text
 
 __version__ = ".".join(map(str, _ffi.VERSION))
 __all__ = ["App", "Message", "Node", "Session", "SlimError"]
-__all__ += [error.__name__ for error in ERRORS.values()]
+__all__ += [error.__name__ for error in errors.ERRORS.values()]
 
 
-def _new(function, *arguments):
-    """Calls a function whose last argument receives a handle."""
-    pointer = c.c_void_p()
-    check(function(*arguments, c.byref(pointer)))
-    return pointer
+Timeout = Optional[float]
+Metadata = Optional[Mapping[str, str]]
+Config = Union[str, Mapping[str, Any]]
+DEFAULT_NODE = "http://127.0.0.1:46357"
+Payload = Union[bytes, bytearray, memoryview]
 
 
 def _config(value):
@@ -40,55 +41,82 @@ def _config(value):
     return None if value is None else text(value if isinstance(value, str) else json.dumps(value))
 
 
+def session_options(
+    reliable=True, max_retries=None, retry_interval=None, metadata=None, events=False
+):
+    """What App.open() was told, for C."""
+    options = _ffi.slim_session_options(c.sizeof(_ffi.slim_session_options))
+    options.delivery = 0 if reliable else 1
+    # 0 is the library's default there, -1 means never.
+    options.max_retries = 0 if max_retries is None else max_retries or -1
+    options.retry_interval_ms = 0 if retry_interval is None else milliseconds(retry_interval)
+    options.events = events
+    options.metadata, options.metadata_len = pairs(metadata)
+    return options
+
+
 class Node(Handle):
     """A SLIM data plane in this process: it connects to other nodes, listens for them, or both."""
 
-    _free = "slim_node_free"
+    _free = staticmethod(free_node)
 
-    def __init__(self, config=None):
+    def __init__(self, config: Optional[Config] = None) -> None:
         """`config`: None, a dict or JSON (slim-config.md, "Node")."""
-        super().__init__(_new(lib.slim_node_new, _config(config)))
+        free_stopped_nodes()
+        super().__init__(self._new(lib.slim_node_new, _config(config)))
 
-    def app(self, name, secret=None, identity=None):
+    def app(
+        self, name: str, secret: Optional[str] = None, identity: Optional[Config] = None
+    ) -> "App":
         """Makes an App called "org/namespace/service" with a secret or an identity object."""
         return App(self, name, secret, identity)
 
-    def listen(self, server="127.0.0.1:46357"):
+    def listen(self, server: Config = "127.0.0.1:46357") -> int:
         """Listens at an address, or as a server object says; gives the port."""
         port = c.c_uint16()
         with self._use() as node:
             check(lib.slim_node_listen(node, _config(server), c.byref(port)))
         return port.value
 
-    def connect(self, client="http://127.0.0.1:46357", timeout=30.0):
+    def connect(self, client: Config = DEFAULT_NODE, timeout: Timeout = 30.0) -> int:
         """Connects to another node; gives the connection's number."""
-        with self._use() as node:
-            return self._connect(lib.slim_node_connect, node, client, timeout)
+        return self._connect(lib.slim_node_connect, self, client, timeout)
 
-    def _connect(self, function, pointer, client, timeout):
-        number = c.c_uint64()
+    def _connect(self, function, handle, client, timeout):
+        arguments = _config(client), milliseconds(timeout)
 
         def call():
-            check(function(pointer, _config(client), milliseconds(timeout), c.byref(number)))
+            number = c.c_uint64()
+            with handle._use() as pointer:
+                check(function(pointer, *arguments, c.byref(number)))
             return number.value
 
-        return interruptible(call, self.stop)
+        return interruptible(call, undo=self.disconnect)
 
-    def disconnect(self, connection):
+    def disconnect(self, connection: int) -> None:
         """Closes a connection."""
         with self._use() as node:
             check(lib.slim_node_disconnect(node, connection))
 
-    def stop(self):
+    def stop(self) -> None:
         """Asks the node to stop. Returns at once."""
         with self._use() as node:
             lib.slim_node_stop(node)
 
-    def wait(self, timeout=None):
+    def wait(self, timeout: Timeout = None) -> None:
         """Waits until the node has stopped."""
         self._wait(lib.slim_node_wait, timeout)
 
-    def stats(self):
+    def close(self) -> None:
+        """Stops the node, waits until its peers know, and frees it. Waits on it end."""
+        try:
+            with contextlib.suppress(SlimError):  # closed before, or of no use in this process
+                self.stop()
+                self.wait()
+        finally:
+            self._release()
+
+    def stats(self) -> Dict[str, Any]:
         """The node's counters and connections, as a dict."""
         needed = c.c_size_t(4096)
         with self._use() as node:
@@ -102,106 +130,102 @@ class Node(Handle):
 class App(Handle):
     """A named participant on a node. Made by Node.app()."""
 
-    _free = "slim_app_free"
+    _free = lib.slim_app_free
 
     def __init__(self, node, name, secret=None, identity=None):
         if (secret is None) == (identity is None):
             raise ValueError("an app needs a secret or an identity")
         with node._use() as pointer:
             if secret is not None:
-                function, proof = lib.slim_app_new_with_secret, text(secret)
+                call, proof = lib.slim_app_new_with_secret, text(secret)
             else:
-                function, proof = lib.slim_app_new, _config(identity)
-            super().__init__(_new(function, pointer, text(name), proof))
+                call, proof = lib.slim_app_new, _config(identity)
+            super().__init__(self._new(call, pointer, text(name), proof))
         self._node = node
-        #: Full name, "org/namespace/service/ID".
-        self.name = lib.slim_app_name(self._pointer).decode()
+        with self._use() as app:
+            #: Full name, "org/namespace/service/ID".
+            self.name = lib.slim_app_name(app).decode()
         #: Last part of the name.
         self.id = self.name.rpartition("/")[2]
 
-    def connect(self, client="http://127.0.0.1:46357", timeout=30.0):
+    def connect(self, client: Config = DEFAULT_NODE, timeout: Timeout = 30.0) -> int:
         """Connects the node and subscribes to the app's name; gives the connection's number."""
-        with self._use() as app:
-            return self._node._connect(lib.slim_app_connect, app, client, timeout)
+        return self._node._connect(lib.slim_app_connect, self, client, timeout)
 
-    def subscribe(self, name, connection, timeout=30.0):
+    def subscribe(self, name: str, connection: int, timeout: Timeout = 30.0) -> None:
         """Asks for messages to `name` over a connection."""
         self._bounded(lib.slim_app_subscribe, name, connection, timeout)
 
-    def unsubscribe(self, name, connection, timeout=30.0):
+    def unsubscribe(self, name: str, connection: int, timeout: Timeout = 30.0) -> None:
         """Takes a subscription back."""
         self._bounded(lib.slim_app_unsubscribe, name, connection, timeout)
 
     def _bounded(self, function, name, connection, timeout):
-        with self._use() as app:
-            arguments = app, text(name), connection, milliseconds(timeout)
-            interruptible(lambda: check(function(*arguments)), self._node.stop)
+        arguments = text(name), connection, milliseconds(timeout)
 
-    def set_route(self, name, connection):
+        def call():
+            with self._use() as app:
+                check(function(app, *arguments))
+
+        interruptible(call)
+
+    def set_route(self, name: str, connection: int) -> None:
         """Sends what is meant for `name` over a connection; needed with several only."""
         with self._use() as app:
             check(lib.slim_app_set_route(app, text(name), connection))
 
-    def remove_route(self, name, connection):
+    def remove_route(self, name: str, connection: int) -> None:
         """Takes a route back."""
         with self._use() as app:
             check(lib.slim_app_remove_route(app, text(name), connection))
 
-    def accept(self, timeout=None):
+    def accept(self, timeout: Timeout = None) -> "Session":
         """Waits for a Session that somebody else opened."""
-        pointer = c.c_void_p()
-        self._wait(lambda app, ms: lib.slim_app_accept(app, ms, c.byref(pointer)), timeout)
-        return Session(self, pointer)
+        return self._take(
+            lib.slim_app_accept, timeout, Session, lambda owned: Session(self, owned)
+        )
 
     def open(
         self,
-        destination,
-        timeout=30.0,
+        destination: str,
+        timeout: Timeout = 30.0,
         *,
-        reliable=True,
-        max_retries=None,
-        retry_interval=None,
-        metadata=None,
-        events=False,
-    ):
+        reliable: bool = True,
+        max_retries: Optional[int] = None,
+        retry_interval: Optional[float] = None,
+        metadata: Metadata = None,
+        events: bool = False,
+    ) -> "Session":
         """Opens a Session to an app and waits until it has joined."""
-        options = _ffi.slim_session_options(c.sizeof(_ffi.slim_session_options))
-        options.delivery = 0 if reliable else 1
-        # 0 is the library's default there, -1 means never.
-        options.max_retries = 0 if max_retries is None else max_retries or -1
-        options.retry_interval_ms = 0 if retry_interval is None else milliseconds(retry_interval)
-        options.events = events
-        options.metadata, options.metadata_len = pairs(metadata)
-        pointer, op = c.c_void_p(), c.c_void_p()
-        start = lib.slim_session_open_start
-        with self._use() as app:
-            arguments = app, c.byref(options), text(destination)
-            check(start(*arguments, c.byref(pointer), c.byref(op)))
-        session = Session(self, pointer)
+        options = session_options(reliable, max_retries, retry_interval, metadata, events)
+        session, op = Session._open(self, options, destination)
         try:
-            with _Op(op) as operation:
-                operation.wait(timeout)
+            op.wait(timeout)
+            session._view()
         except BaseException:
             session._release()
             raise
-        session._view()
         return session
 
-    def fileno(self):
+    def fileno(self) -> int:
         """A descriptor that is readable while accept() has something to give."""
         with self._use() as app:
             return lib.slim_app_fd(app)
 
 
 class _Op(Handle):
-    _free = "slim_op_free"
+    _free = lib.slim_op_free
 
     def wait(self, timeout):
         self._wait(lib.slim_op_wait, timeout)
 
 
 class _Taken(Handle):
-    _free = "slim_message_free"
+    _free = lib.slim_message_free
+
+
+class _Participants:
+    _free = lib.slim_participants_free
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,16 +238,15 @@ class Message:
     payload_type: str
     identity: str
     connection: int
-    metadata: typing.Dict[str, str]
+    metadata: Dict[str, str]
     kind: int = 0
     is_reply: bool = False
-    _handle: typing.Optional[_Taken] = dataclasses.field(default=None, repr=False, compare=False)
+    _handle: Optional[_Taken] = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
-    def _of(cls, pointer):
+    def _of(cls, owned):
         fields = _ffi.slim_message_fields(c.sizeof(_ffi.slim_message_fields))
-        handle = _Taken(pointer)
-        check(lib.slim_message_view(pointer, c.byref(fields)))
+        check(lib.slim_message_view(owned.pointer, c.byref(fields)))
         return cls(
             c.string_at(fields.data, fields.data_len) if fields.data_len else b"",
             fields.source.decode(),
@@ -234,23 +257,37 @@ class Message:
             dictionary(fields),
             fields.kind,
             bool(fields.is_reply),
-            handle,
+            _Taken(owned),
         )
 
 
 class Session(Handle):
     """A conversation. Made by App.open() and App.accept(); iterating gives its messages."""
 
-    _free = "slim_session_free"
+    _free = lib.slim_session_free
 
-    def __init__(self, app, pointer):
-        super().__init__(pointer)
+    def __init__(self, app, owned):
+        super().__init__(owned)
         self._app = app
         self._view()
 
+    @classmethod
+    def _open(cls, app, options, destination):
+        """Begins to open one; gives it and the operation that ends when the peer has joined."""
+        session, op = Owned(cls), Owned(_Op)
+        places = c.byref(session.pointer), c.byref(op.pointer)
+        with app._use() as pointer:
+            arguments = c.byref(options), text(destination)
+            check(lib.slim_session_open_start(pointer, *arguments, *places))
+        return cls(app, session), _Op(op)
+
     def _view(self):
         fields = _ffi.slim_session_fields(c.sizeof(_ffi.slim_session_fields))
-        check(lib.slim_session_view(self._pointer, c.byref(fields)))
+        with self._use() as session:
+            check(lib.slim_session_view(session, c.byref(fields)))
+            self._fill(fields)
+
+    def _fill(self, fields):
         #: Its number.
         self.id = fields.id
         #: Whether this side opened it.
@@ -262,20 +299,33 @@ class Session(Handle):
         #: What it was opened with.
         self.metadata = dictionary(fields)
 
-    def publish(self, data, *, payload_type=None, metadata=None, timeout=30.0):
+    def publish(
+        self,
+        data: Payload,
+        *,
+        payload_type: Optional[str] = None,
+        metadata: Metadata = None,
+        timeout: Timeout = 30.0,
+    ) -> None:
         """Hands a message over; returns when it is in the send queue. See flush()."""
         options, data = self._options(payload_type, metadata), payload(data)
-        function = lib.slim_session_publish
-        self._wait(lambda p, ms: function(p, data, len(data), c.byref(options), ms), timeout)
+        call = lib.slim_session_publish
+        self._wait(lambda p, ms: call(p, data, len(data), c.byref(options), ms), timeout)
 
-    def publish_to(self, message, data, *, payload_type=None, metadata=None, timeout=30.0):
+    def publish_to(
+        self,
+        message: Message,
+        data: Payload,
+        *,
+        payload_type: Optional[str] = None,
+        metadata: Metadata = None,
+        timeout: Timeout = 30.0,
+    ) -> None:
         """Publishes to the sender of `message` only: a reply."""
         options, data = self._options(payload_type, metadata), payload(data)
-        function = lib.slim_session_publish_to
+        call = lib.slim_session_publish_to
         with message._handle._use() as to:
-            self._wait(
-                lambda p, ms: function(p, to, data, len(data), c.byref(options), ms), timeout
-            )
+            self._wait(lambda p, ms: call(p, to, data, len(data), c.byref(options), ms), timeout)
 
     @staticmethod
     def _options(payload_type, metadata):
@@ -284,49 +334,48 @@ class Session(Handle):
         options.metadata, options.metadata_len = pairs(metadata)
         return options
 
-    def flush(self, timeout=30.0):
+    def flush(self, timeout: Timeout = 30.0) -> None:
         """Waits until all that was published is acknowledged, else raises UndeliveredError."""
         self._wait(lib.slim_session_flush, timeout)
 
-    def receive(self, timeout=None):
+    def receive(self, timeout: Timeout = None) -> Message:
         """Waits for the next Message."""
-        pointer = c.c_void_p()
-        self._wait(lambda p, ms: lib.slim_session_receive(p, ms, c.byref(pointer)), timeout)
-        return Message._of(pointer)
+        return self._take(lib.slim_session_receive, timeout, _Taken, Message._of)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Message]:
         """Messages until the session is closed."""
         while True:
             try:
                 yield self.receive()
-            except ERRORS[_ffi.SLIM_ERR_CLOSED]:
+            except ClosedError:
                 return
 
-    def participants(self, timeout=30.0):
+    def participants(self, timeout: Timeout = 30.0) -> Dict[str, bool]:
         """Who takes part: full names, each with whether it can be reached."""
-        pointer, online = c.c_void_p(), c.c_int32()
-        self._wait(lambda p, ms: lib.slim_session_participants(p, ms, c.byref(pointer)), timeout)
-        try:
-            names = {}
-            for at in range(lib.slim_participants_count(pointer)):
-                name = lib.slim_participants_at(pointer, at, c.byref(online))
-                names[name.decode()] = bool(online.value)
-            return names
-        finally:
-            lib.slim_participants_free(pointer)
+        owned, call = Owned(_Participants), lib.slim_session_participants
+        self._wait(lambda p, ms: call(p, ms, c.byref(owned.pointer)), timeout)
+        online, names = c.c_int32(), {}
+        for at in range(lib.slim_participants_count(owned.pointer)):
+            name = lib.slim_participants_at(owned.pointer, at, c.byref(online))
+            names[name.decode()] = bool(online.value)
+        return names
 
-    def fileno(self):
+    def fileno(self) -> int:
         """A descriptor that is readable while receive() has something to give."""
         with self._use() as session:
             return lib.slim_session_fd(session)
 
-    def close(self, timeout=30.0):
+    def close(self, timeout: Timeout = 30.0) -> None:
         """Ends the session, waits until the peer knows, and frees the handle."""
-        try:
+        ms = milliseconds(timeout)
+
+        def call():
             with self._use() as session:
-                call = lib.slim_session_close
-                interruptible(lambda: check(call(session, milliseconds(timeout))), self._app._node.stop)
-        except ERRORS[_ffi.SLIM_ERR_CLOSED]:
+                check(lib.slim_session_close(session, ms))
+
+        try:
+            interruptible(call)
+        except ClosedError:
             pass  # by the peer, or by an earlier call
         finally:
             self._release()

@@ -1,19 +1,27 @@
-"""The library that is loaded, its errors as exceptions, and what all handles have in common."""
+"""The library that is loaded, and what all handles have in common."""
 
-import builtins
+import atexit
+import collections
 import contextlib
 import ctypes as c
 import math
+import os
 import pathlib
 import threading
 import time
 
 from . import _ffi
+from .errors import ERRORS, ClosedError, SlimError
 
 
 def _load():
+    """The one that LIBSLIM names, or that came with the package, or that the system finds."""
     packaged = pathlib.Path(__file__).with_name("libslim.so.0")
-    library = c.CDLL(str(packaged) if packaged.exists() else "libslim.so.0")
+    name = os.environ.get("LIBSLIM") or str(packaged if packaged.exists() else packaged.name)
+    try:
+        library = c.CDLL(name)
+    except OSError as error:
+        raise ImportError(f"{error}; LIBSLIM=PATH says where libslim.so.0 is") from None
     for name, (result, arguments) in _ffi.FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -27,30 +35,12 @@ def _load():
 lib = _load()
 
 
-class SlimError(Exception):
-    """A call has failed: `status` is the number that it returned, str() says what happened."""
-
-    def __init__(self, status, text):
-        super().__init__(f"{text} ({lib.slim_status_name(status).decode()})")
-        self.status = status
-
-
-# The name of each status in Python's way: SLIM_ERR_NO_ROUTE becomes NoRouteError.
-ERRORS = {}
-for _name, _status in list(vars(_ffi).items()):
-    if _name.startswith("SLIM_ERR_"):
-        _words = "".join(word.capitalize() for word in _name[len("SLIM_ERR_") :].split("_"))
-        _bases = (SlimError, builtins.TimeoutError) if _words == "Timeout" else (SlimError,)
-        _error = type(_words + "Error", _bases, {"__module__": "libslim"})
-        _error.__doc__ = f"A call returned {_name}: see slim.h."
-        ERRORS[_status] = _error
-
-
 def check(status):
     """Raises what a failing call says."""
     if status != _ffi.SLIM_OK:
-        text = lib.slim_last_error().decode(errors="replace")
-        raise ERRORS.get(status, SlimError)(status, text)
+        said = lib.slim_last_error().decode(errors="replace")
+        name = lib.slim_status_name(status).decode()
+        raise ERRORS.get(status, SlimError)(status, f"{said} ({name})")
 
 
 def milliseconds(timeout):
@@ -86,39 +76,97 @@ def dictionary(fields):
     return {pair.key.decode(): pair.value.decode() for pair in found}
 
 
+class Owned:
+    """A handle of the library, freed when nobody refers to this any more.
+
+    It is there before the library gives the handle, which is written into `pointer`. So whatever
+    a signal handler raises, and wherever, no handle is without an owner.
+    """
+
+    pointer = None
+
+    def __init__(self, kind):
+        self._free = kind._free
+        self.pointer = c.c_void_p()
+
+    def __del__(self):
+        if self.pointer:
+            self._free(self.pointer)
+
+
+# Nodes that were found by the collector, which must not wait: they say goodbye to their peers
+# while the program goes on. They are freed when the next node is made, and when Python ends.
+_stopping = collections.deque()
+_ending = False
+
+
+def free_node(pointer):
+    """Frees a node that has stopped. Another is asked to stop, and freed later."""
+    if _ending or lib.slim_node_wait(pointer, 0) != _ffi.SLIM_ERR_TIMEOUT:
+        lib.slim_node_free(pointer)
+    else:
+        lib.slim_node_stop(pointer)
+        _stopping.append(pointer)
+
+
+def free_stopped_nodes():
+    """Frees what has stopped meanwhile."""
+    for _ in range(len(_stopping)):
+        with contextlib.suppress(IndexError):  # another thread does the same
+            free_node(_stopping.popleft())
+
+
+@atexit.register
+def _end():
+    global _ending
+    _ending = True
+    free_stopped_nodes()
+
+
+# Held while something left by an interrupted call changes hands. A child of fork() must not
+# inherit it from a thread that it does not have.
+_left_lock = threading.RLock()
+os.register_at_fork(
+    before=_left_lock.acquire,
+    after_in_parent=_left_lock.release,
+    after_in_child=_left_lock.release,
+)
+
+
 class Handle:
     """Owns a handle of the library. It is freed by close(), by `with`, or by the collector.
 
-    close() may be called while another thread waits on the same object: the handle is freed when
-    the last call on it has returned, which is soon, since no call waits for more than a second
-    at a time. (So Ctrl-C works, too: Python runs its handlers between the calls.)
+    close() may be called while another thread waits on the same object: each call refers to the
+    handle, and the last one to return frees it, which is soon, since no call waits for more than
+    half a second at a time. (So Ctrl-C works, too: Python runs its handlers between the calls.)
     """
 
-    _free = None  # name of the function
-    _SLICE = 1.0
+    _free = None
+    _SLICE = 0.5
 
-    def __init__(self, pointer):
-        self._pointer = pointer
-        self._lock = threading.Lock()
-        self._users = 0
-        self._closed = False
+    def __init__(self, owned):
+        self._owned = owned
+        # What the library gave to calls that a signal handler's exception interrupted.
+        self._left = []
+
+    @classmethod
+    def _new(cls, call, *arguments):
+        """Calls a function whose last argument receives a handle of this kind."""
+        owned = Owned(cls)
+        check(call(*arguments, c.byref(owned.pointer)))
+        return owned
 
     @contextlib.contextmanager
     def _use(self):
-        with self._lock:
-            if self._closed:
-                raise ERRORS[_ffi.SLIM_ERR_CLOSED](
-                    _ffi.SLIM_ERR_CLOSED, f"this {type(self).__name__.lower()} is closed"
-                )
-            self._users += 1
+        owned = self._owned
+        if owned is None:
+            name = type(self).__name__.lower()
+            raise ClosedError(_ffi.SLIM_ERR_CLOSED, f"this {name} is closed")
         try:
-            yield self._pointer
+            yield owned.pointer
         finally:
-            with self._lock:
-                self._users -= 1
-                last = self._closed and self._users == 0
-            if last:
-                getattr(lib, self._free)(self._pointer)
+            # Not later: the traceback of an exception refers to this.
+            del owned
 
     def _wait(self, call, timeout):
         """Calls with a time in milliseconds, again and again while it is only a slice that ran out."""
@@ -133,14 +181,30 @@ class Handle:
                     check(status)
                     return
 
-    def _release(self):
-        with self._lock:
-            free = not self._closed and self._users == 0
-            self._closed = True
-        if free:
-            getattr(lib, self._free)(self._pointer)
+    def _take(self, call, timeout, kind, make):
+        """Waits for a handle of this kind, and makes what the caller wants of it.
 
-    def close(self):
+        An exception of a signal handler may come when the library has given it already, up to
+        the last moment: then it is left to the next call.
+        """
+        owned = Owned(kind)
+        try:
+            with _left_lock:
+                if self._left:
+                    owned = self._left[0]
+                    del self._left[0]
+            if not owned.pointer:
+                self._wait(lambda p, ms: call(p, ms, c.byref(owned.pointer)), timeout)
+            return make(owned)
+        except BaseException:
+            if owned.pointer and owned not in self._left:
+                self._left.insert(0, owned)
+            raise
+
+    def _release(self):
+        self._owned = None
+
+    def close(self) -> None:
         """Frees the handle; what waits on it in other threads ends. Again it does nothing."""
         self._release()
 
@@ -150,33 +214,38 @@ class Handle:
     def __exit__(self, *_):
         self.close()
 
-    def __del__(self):
-        # An object whose making failed has no handle.
-        if hasattr(self, "_closed"):
-            self._release()
 
+def interruptible(call, undo=None):
+    """Runs a call that cannot be cut into slices so that Ctrl-C leaves it at once.
 
-def interruptible(call, cancel):
-    """Runs a call that cannot be cut into slices so that Ctrl-C ends it, by `cancel`."""
+    It then goes on by itself until its time is up, as it does after a timeout; what it has
+    achieved is handed to `undo`.
+    """
     if threading.current_thread() is not threading.main_thread():
         return call()
-    outcome = []
+    outcome, left, ended = [], [], threading.Event()
+
+    def take_back():
+        if left and outcome and outcome[0][1] is None and undo is not None:
+            with contextlib.suppress(SlimError):  # done already, or the node is closed
+                undo(outcome[0][0])
 
     def run():
         try:
             outcome.append((call(), None))
         except BaseException as error:  # handed over, not swallowed
             outcome.append((None, error))
+        ended.set()
+        take_back()
 
-    thread = threading.Thread(target=run, name="slim-call", daemon=True)
-    thread.start()
     try:
-        thread.join()
+        threading.Thread(target=run, name="slim-call", daemon=True).start()
+        ended.wait()
+        result, error = outcome[0]
     except BaseException:
-        cancel()
-        thread.join()
+        left.append(True)
+        take_back()
         raise
-    result, error = outcome[0]
     if error is not None:
         raise error
     return result

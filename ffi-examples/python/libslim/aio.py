@@ -1,0 +1,170 @@
+"""libslim for asyncio: the calls that wait are awaited, the others are as in libslim.
+
+    from libslim import aio
+
+    async with aio.Node() as node, node.app("org/demo/bob", secret=SECRET) as app:
+        await app.connect("http://127.0.0.1:46357")
+        async with await app.open("org/demo/alice") as session:
+            await session.publish(b"hello")
+            print((await session.receive()).data)
+
+receive() and accept() watch a descriptor: they cost no thread, and who is cancelled has taken
+nothing. The other calls wait in the loop's executor; one that is cancelled goes on by itself until
+its time is up or its session or node is closed.
+"""
+
+import asyncio
+import functools
+
+import libslim
+
+
+def _awaited(method):
+    """A blocking method, in the loop's executor."""
+
+    @functools.wraps(method)
+    async def call(self, *arguments, **more):
+        run = functools.partial(method, self._blocking, *arguments, **more)
+        return await asyncio.get_running_loop().run_in_executor(None, run)
+
+    return call
+
+
+class _Awaitable:
+    """What stands before a blocking object."""
+
+    def __init__(self, blocking):
+        self._blocking = blocking
+        # Those who wait do so in their order: the first watches the descriptor.
+        self._turn = asyncio.Lock()
+        self._ready = None
+
+    def __getattr__(self, name):
+        return getattr(self._blocking, name)
+
+    async def _take(self, take):
+        """Waits for what `take` gives. There is no await behind it, so that nothing gets lost."""
+        async with self._turn:
+            while True:
+                try:
+                    return take(timeout=0)
+                except libslim.TimeoutError:
+                    await self._readable()
+
+    async def _readable(self):
+        loop = asyncio.get_running_loop()
+        # The descriptor is open as long as the handle is in use.
+        with self._blocking._use():
+            descriptor = self._blocking.fileno()
+            self._ready = loop.create_future()
+            loop.add_reader(descriptor, self._wake)
+            try:
+                await self._ready
+            finally:
+                loop.remove_reader(descriptor)
+
+    def _wake(self):
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _release(self):
+        self._blocking._release()
+        self._wake()
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        await self.close()
+
+
+class Node(_Awaitable):
+    """As libslim.Node."""
+
+    def __init__(self, config=None):
+        super().__init__(libslim.Node(config))
+
+    connect = _awaited(libslim.Node.connect)
+    wait = _awaited(libslim.Node.wait)
+    close = _awaited(libslim.Node.close)
+
+    def app(self, name, secret=None, identity=None):
+        """Makes an App."""
+        return App(self._blocking.app(name, secret, identity))
+
+
+class App(_Awaitable):
+    """As libslim.App. Made by Node.app()."""
+
+    connect = _awaited(libslim.App.connect)
+    subscribe = _awaited(libslim.App.subscribe)
+    unsubscribe = _awaited(libslim.App.unsubscribe)
+
+    async def accept(self):
+        """Waits for a Session that somebody else opened."""
+        return Session(await self._take(self._blocking.accept))
+
+    async def open(self, destination, timeout=30.0, **options):
+        """Opens a Session to an app and waits until it has joined; see libslim.App.open()."""
+        options = libslim.session_options(**options)
+        session, op = libslim.Session._open(self._blocking, options, destination)
+        try:
+            await _Op(op).wait(timeout)
+            session._view()
+        except BaseException:
+            # This ends the operation, too.
+            session._release()
+            raise
+        return Session(session)
+
+    async def close(self):
+        """Closes the app's sessions without waiting for their peers, and frees the handle."""
+        self._release()
+
+
+class _Op(_Awaitable):
+    wait = _awaited(libslim._Op.wait)
+
+
+class Session(_Awaitable):
+    """As libslim.Session. Made by App.open() and App.accept()."""
+
+    flush = _awaited(libslim.Session.flush)
+    participants = _awaited(libslim.Session.participants)
+    close = _awaited(libslim.Session.close)
+    _publish = _awaited(libslim.Session.publish)
+    _publish_to = _awaited(libslim.Session.publish_to)
+
+    async def publish(self, data, *, timeout=30.0, **options):
+        """Hands a message over; waits while the send queue is full. See flush()."""
+        try:
+            self._blocking.publish(data, timeout=0, **options)
+        except libslim.TimeoutError:
+            await self._publish(data, timeout=timeout, **options)
+
+    async def publish_to(self, message, data, *, timeout=30.0, **options):
+        """Publishes to the sender of `message` only: a reply."""
+        try:
+            self._blocking.publish_to(message, data, timeout=0, **options)
+        except libslim.TimeoutError:
+            await self._publish_to(message, data, timeout=timeout, **options)
+
+    async def receive(self):
+        """Waits for the next Message."""
+        return await self._take(self._blocking.receive)
+
+    async def __aiter__(self):
+        """Messages until the session is closed."""
+        while True:
+            try:
+                message = await self.receive()
+            except libslim.ClosedError:
+                return
+            yield message
+
+    async def __aexit__(self, kind, *_):
+        # After an error nobody is waited for.
+        if kind is None:
+            await self.close()
+        else:
+            self._release()
