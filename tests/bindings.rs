@@ -397,9 +397,26 @@ fn an_event_loop_serves_two_sessions_at_once() {
 }
 
 #[test]
-fn python_package() {
+fn python_package_in_a_bare_venv() {
+    let venv = library().join("venv");
+    let python = venv.join("bin/python");
+    let fresh = |program: &Path| {
+        let mut command = command(program);
+        command.env_remove("PYTHONPATH").env_remove("LD_LIBRARY_PATH");
+        command
+    };
+    run(fresh(Path::new("python3")).args(["-m", "venv", "--clear"]).arg(&venv));
+    let mut pip = fresh(&python);
+    pip.args(["-m", "pip", "install", "--no-index", "--disable-pip-version-check"]);
+    // The wheel takes the library along.
+    run(pip.arg(root().join("ffi-examples/python")).env("LIBSLIM", library().join("libslim.so")));
     let tests = root().join("ffi-examples/python/tests");
-    run(command("python3").args(["-m", "unittest", "discover"]).arg(tests));
+    run(fresh(&python).args(["-m", "unittest", "discover"]).current_dir(&tests));
+    // LIBSLIM names another one, and what cannot be loaded is said.
+    let mut import = fresh(&python);
+    let output = import.args(["-c", "import libslim"]).env("LIBSLIM", "/nowhere.so").output();
+    let text = String::from_utf8(output.unwrap().stderr).unwrap();
+    assert!(text.contains("/nowhere.so") && text.contains("LIBSLIM=PATH"), "{text}");
 }
 
 #[test]

@@ -241,7 +241,7 @@ class Message:
     metadata: Dict[str, str]
     kind: int = 0
     is_reply: bool = False
-    _handle: Optional[_Taken] = dataclasses.field(default=None, repr=False, compare=False)
+    _handle: Any = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
     def _of(cls, owned):
@@ -380,7 +380,7 @@ class Session(Handle):
         finally:
             self._release()
 
-    def __exit__(self, kind, *_):
+    def __exit__(self, kind: object = None, *_: object) -> None:
         # After an error nobody is waited for.
         if kind is None:
             self.close()

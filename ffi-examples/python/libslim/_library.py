@@ -9,6 +9,7 @@ import os
 import pathlib
 import threading
 import time
+from typing import Any, TypeVar
 
 from . import _ffi
 from .errors import ERRORS, ClosedError, SlimError
@@ -33,6 +34,7 @@ def _load():
 
 
 lib = _load()
+Self = TypeVar("Self")
 
 
 def check(status):
@@ -83,7 +85,7 @@ class Owned:
     a signal handler raises, and wherever, no handle is without an owner.
     """
 
-    pointer = None
+    pointer: Any = None
 
     def __init__(self, kind):
         self._free = kind._free
@@ -96,7 +98,7 @@ class Owned:
 
 # Nodes that were found by the collector, which must not wait: they say goodbye to their peers
 # while the program goes on. They are freed when the next node is made, and when Python ends.
-_stopping = collections.deque()
+_stopping: "collections.deque[c.c_void_p]" = collections.deque()
 _ending = False
 
 
@@ -141,7 +143,7 @@ class Handle:
     half a second at a time. (So Ctrl-C works, too: Python runs its handlers between the calls.)
     """
 
-    _free = None
+    _free: Any = None
     _SLICE = 0.5
 
     def __init__(self, owned):
@@ -208,10 +210,10 @@ class Handle:
         """Frees the handle; what waits on it in other threads ends. Again it does nothing."""
         self._release()
 
-    def __enter__(self):
+    def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -15,8 +15,11 @@ its time is up or its session or node is closed.
 
 import asyncio
 import functools
+from typing import Any, AsyncIterator, Optional
 
 import libslim
+
+from ._library import Self
 
 
 def _awaited(method):
@@ -71,24 +74,26 @@ class _Awaitable:
         self._blocking._release()
         self._wake()
 
-    async def __aenter__(self):
+    async def __aenter__(self: Self) -> Self:
         return self
 
-    async def __aexit__(self, *_):
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
 
 class Node(_Awaitable):
     """As libslim.Node."""
 
-    def __init__(self, config=None):
+    def __init__(self, config: Optional[libslim.Config] = None) -> None:
         super().__init__(libslim.Node(config))
 
     connect = _awaited(libslim.Node.connect)
     wait = _awaited(libslim.Node.wait)
     close = _awaited(libslim.Node.close)
 
-    def app(self, name, secret=None, identity=None):
+    def app(
+        self, name: str, secret: Optional[str] = None, identity: Optional[libslim.Config] = None
+    ) -> "App":
         """Makes an App."""
         return App(self._blocking.app(name, secret, identity))
 
@@ -100,14 +105,16 @@ class App(_Awaitable):
     subscribe = _awaited(libslim.App.subscribe)
     unsubscribe = _awaited(libslim.App.unsubscribe)
 
-    async def accept(self):
+    async def accept(self) -> "Session":
         """Waits for a Session that somebody else opened."""
         return Session(await self._take(self._blocking.accept))
 
-    async def open(self, destination, timeout=30.0, **options):
+    async def open(
+        self, destination: str, timeout: libslim.Timeout = 30.0, **options: Any
+    ) -> "Session":
         """Opens a Session to an app and waits until it has joined; see libslim.App.open()."""
-        options = libslim.session_options(**options)
-        session, op = libslim.Session._open(self._blocking, options, destination)
+        how = libslim.session_options(**options)
+        session, op = libslim.Session._open(self._blocking, how, destination)
         try:
             await _Op(op).wait(timeout)
             session._view()
@@ -117,7 +124,7 @@ class App(_Awaitable):
             raise
         return Session(session)
 
-    async def close(self):
+    async def close(self) -> None:
         """Closes the app's sessions without waiting for their peers, and frees the handle."""
         self._release()
 
@@ -135,25 +142,34 @@ class Session(_Awaitable):
     _publish = _awaited(libslim.Session.publish)
     _publish_to = _awaited(libslim.Session.publish_to)
 
-    async def publish(self, data, *, timeout=30.0, **options):
+    async def publish(
+        self, data: libslim.Payload, *, timeout: libslim.Timeout = 30.0, **options: Any
+    ) -> None:
         """Hands a message over; waits while the send queue is full. See flush()."""
         try:
             self._blocking.publish(data, timeout=0, **options)
         except libslim.TimeoutError:
             await self._publish(data, timeout=timeout, **options)
 
-    async def publish_to(self, message, data, *, timeout=30.0, **options):
+    async def publish_to(
+        self,
+        message: libslim.Message,
+        data: libslim.Payload,
+        *,
+        timeout: libslim.Timeout = 30.0,
+        **options: Any,
+    ) -> None:
         """Publishes to the sender of `message` only: a reply."""
         try:
             self._blocking.publish_to(message, data, timeout=0, **options)
         except libslim.TimeoutError:
             await self._publish_to(message, data, timeout=timeout, **options)
 
-    async def receive(self):
+    async def receive(self) -> libslim.Message:
         """Waits for the next Message."""
         return await self._take(self._blocking.receive)
 
-    async def __aiter__(self):
+    async def __aiter__(self) -> AsyncIterator[libslim.Message]:
         """Messages until the session is closed."""
         while True:
             try:
@@ -162,7 +178,7 @@ class Session(_Awaitable):
                 return
             yield message
 
-    async def __aexit__(self, kind, *_):
+    async def __aexit__(self, kind: object = None, *_: object) -> None:
         # After an error nobody is waited for.
         if kind is None:
             await self.close()

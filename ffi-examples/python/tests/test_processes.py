@@ -11,7 +11,7 @@ import threading
 import time
 import unittest
 
-from test_libslim import HERE, SECRET, Network  # which finds the package, too
+from test_libslim import ENVIRONMENT, HERE, SECRET, Network  # which finds the package, too
 
 import libslim
 from libslim import _library
@@ -140,7 +140,8 @@ class Signals(Network):
         # What strikes in a __del__ is only printed.
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0003)
-        while len(got) < count:
+        deadline = time.monotonic() + 30
+        while len(got) < count and time.monotonic() < deadline:
             try:
                 armed = True
                 got.append(far.receive(timeout=30))
@@ -244,6 +245,7 @@ class Finalizers(Network):
         # A node whose peer does not answer: freeing it takes two seconds.
         server = subprocess.Popen(
             [sys.executable, str(HERE / "server.py"), "--slim", "127.0.0.1:0"],
+            env=ENVIRONMENT,
             stderr=subprocess.PIPE,
             text=True,
         )
