@@ -428,7 +428,8 @@ fn go_package() {
         run(command("go").args(arguments).current_dir(root().join("ffi-examples/go")));
     };
     go(&["vet", "./..."]);
-    go(&["test", "-count=1", "./..."]);
+    // `debug` collects within each call: what is freed too early is found.
+    go(&["test", "-race", "-tags", "debug", "-count=1", "./..."]);
     let format = Command::new("gofmt").arg("-l").arg(root().join("ffi-examples/go")).output();
     assert_eq!(String::from_utf8_lossy(&format.unwrap().stdout), "");
 }

@@ -1,7 +1,14 @@
 package slim
 
 /*
+#include <fcntl.h>
 #include <slim.h>
+
+// Programs that C starts meanwhile do not inherit the copy.
+static int duplicate(int descriptor)
+{
+	return fcntl(descriptor, F_DUPFD_CLOEXEC, 0);
+}
 */
 import "C"
 
@@ -32,6 +39,7 @@ func (h *handle) use(op string, f func() error) error {
 	}
 	h.users++
 	h.mutex.Unlock()
+	collect()
 	defer func() {
 		h.mutex.Lock()
 		h.users--
@@ -69,11 +77,11 @@ func newPoller(descriptor C.int32_t) (*poller, error) {
 		return nil, Status(descriptor)
 	}
 	// A copy: the library's own stays its own.
-	copied, err := syscall.Dup(int(descriptor))
-	if err != nil {
+	number, err := C.duplicate(C.int(descriptor))
+	if number < 0 {
 		return nil, err
 	}
-	syscall.CloseOnExec(copied)
+	copied := int(number)
 	if err := syscall.SetNonblock(copied, true); err != nil {
 		syscall.Close(copied)
 		return nil, err

@@ -63,7 +63,8 @@ func NewNode(config string) (*Node, error) {
 	}
 	pointer := n.c
 	n.free = func() { C.slim_node_free(pointer) }
-	runtime.SetFinalizer(n, (*Node).Close)
+	// Saying goodbye takes its time, and there is one goroutine for all finalizers.
+	runtime.SetFinalizer(n, func(n *Node) { go n.Close() })
 	return n, nil
 }
 
