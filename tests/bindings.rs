@@ -468,11 +468,14 @@ fn readme(language: &str, source: &str, build: impl FnOnce(&Path, &Path) -> Comm
 fn readme_c() {
     readme("c", "hello.c", |source, program| {
         let mut shell = command("sh");
-        shell
-            .arg("-c")
-            .arg(r#"cc -Wall -Wextra -Werror "$0" $(pkg-config --cflags --libs slim) -o "$1""#);
+        shell.arg("-c").arg(concat!(
+            r#"cc -Wall -Wextra -Werror "$0" $(pkg-config --cflags --libs slim) -o "$1" "#,
+            "-Wl,-rpath,$(pkg-config --variable=libdir slim)"
+        ));
         run(shell.arg(source).arg(program));
-        command(program)
+        let mut program = command(program);
+        program.env_remove("LD_LIBRARY_PATH");
+        program
     });
 }
 
