@@ -29,7 +29,9 @@
  *
  * fork()
  *   Handles do not survive fork(): in the child every call on them that returns a status returns
- *   SLIM_ERR_FORKED, and freeing them frees only memory. Nodes made after fork() work.
+ *   SLIM_ERR_FORKED, and freeing them frees only memory. Nodes made after fork() work. A child has
+ *   no descriptor of its parent's nodes, and their peers notice nothing of it; all descriptors are
+ *   close-on-exec.
  */
 
 
@@ -190,7 +192,9 @@ typedef struct slim_session slim_session;
 // Receives one log line. `target` and `message` are NUL-terminated and valid during the call.
 //
 // It is called from any thread, the library's own included, also from several at once. It must
-// not block and must not call slim functions. Secrets, tokens and payloads are never logged.
+// not block: calls that would have to wait return SLIM_ERR_NOT_ALLOWED in it, and what they log is
+// dropped. A process that it forks must not return from it. Secrets, tokens and payloads are never
+// logged.
 typedef void (*slim_log_fn)(void *user, int32_t level, const char *target, const char *message);
 
 // One entry of metadata. Both strings are UTF-8 and NUL-terminated.
@@ -322,7 +326,8 @@ SLIM_API const char *slim_last_error(void);
 //
 // NULL for `callback` writes to standard error. Until the first call nothing is logged, unless
 // the environment variable SLIM_LOG names a level. When the call returns, the callback that was
-// set before is no longer running.
+// set before is no longer running, in any thread; made from inside that callback, the call waits
+// for its runs in other threads only.
 // Errors: INVALID_ARGUMENT.
 SLIM_API slim_status slim_log_set(int32_t level, slim_log_fn callback, void *user);
 

@@ -10,10 +10,9 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::io::Write as _;
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -28,22 +27,27 @@ pub enum Sink {
     /// To standard error.
     StandardError,
     /// To a function. It may be called from any thread, also from several at once; what it logs
-    /// itself is dropped.
+    /// itself is dropped. Calls that would have to wait fail in it with
+    /// [`Error::NotAllowed`](crate::error::Error::NotAllowed): they might wait for the thread that
+    /// they are made on.
     Callback(Callback),
 }
 
 /// Sets the sink of the whole process and how much it gets. When the call returns, the sink that
-/// was set before is no longer used.
+/// was set before is no longer used; but by the caller, if it is called from inside that sink.
 pub fn set(level: LevelFilter, sink: Sink) {
-    install();
     let filter = env_filter::Builder::new().filter_level(level).build();
     let mut active = ACTIVE.write().unwrap_or_else(PoisonError::into_inner);
+    install();
     let before = active.replace(Arc::new(Active::new(filter, sink)));
     log::set_max_level(level);
     drop(active);
-    // The sink that sets another cannot wait for itself.
-    if let Some(before) = before.filter(|_| !BUSY.get()) {
-        while before.running.load(Ordering::SeqCst) > 0 {
+    if let Some(before) = before {
+        // The sink that sets another cannot wait for itself. Two that do so do not wait for each
+        // other: whoever is inside a sink waits for that one or for a newer one, and for its own
+        // only whoever replaced it.
+        let own = INSIDE.try_with(Cell::get).ok().flatten() == Some(Arc::as_ptr(&before));
+        while before.running.load(Ordering::SeqCst) > usize::from(own) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
@@ -51,21 +55,23 @@ pub fn set(level: LevelFilter, sink: Sink) {
 
 /// Follows `SLIM_LOG` if it is set and nothing else was said; the first call counts.
 pub fn init_from_env() {
-    static ONCE: OnceLock<()> = OnceLock::new();
-    ONCE.get_or_init(|| {
-        let Some(text) = std::env::var("SLIM_LOG").ok().filter(|text| !text.is_empty()) else {
-            return;
-        };
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if DONE.load(Ordering::Acquire) {
+        return;
+    }
+    let text = std::env::var("SLIM_LOG").ok().filter(|text| !text.is_empty());
+    let filter = text.map(|text| env_filter::Builder::new().parse(&text).build());
+    // Nobody forks while this is locked, so that no child finds it half done.
+    let mut active = ACTIVE.write().unwrap_or_else(PoisonError::into_inner);
+    if DONE.swap(true, Ordering::AcqRel) || active.is_some() {
+        return;
+    }
+    if let Some(filter) = filter {
         install();
-        let filter = env_filter::Builder::new().parse(&text).build();
         let level = filter.filter();
-        if let Ok(mut active) = ACTIVE.write() {
-            if active.is_none() {
-                *active = Some(Arc::new(Active::new(filter, Sink::StandardError)));
-                log::set_max_level(level);
-            }
-        }
-    });
+        *active = Some(Arc::new(Active::new(filter, Sink::StandardError)));
+        log::set_max_level(level);
+    }
 }
 
 /// Follows `SLIM_LOG` if it is set; else this much goes to standard error, unless something else
@@ -94,8 +100,15 @@ impl Active {
 static ACTIVE: RwLock<Option<Arc<Active>>> = RwLock::new(None);
 
 thread_local! {
-    /// This thread is inside a sink: what it logs there would go in circles.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+    /// The sink that this thread is inside, or is about to be (NULL): what it logs there would go in
+    /// circles.
+    static INSIDE: Cell<Option<*const Active>> = const { Cell::new(None) };
+}
+
+/// Whether this thread is inside a sink. It must not wait there: what it waits for may have to be
+/// done by this very thread.
+pub(crate) fn is_inside() -> bool {
+    INSIDE.try_with(Cell::get).is_ok_and(|sink| sink.is_some())
 }
 
 /// As long as this is there, no sink is set and none is taken up. Those that are running go on.
@@ -152,12 +165,16 @@ fn inside(act: impl FnOnce(&Active)) {
             if let Some(active) = &self.0 {
                 active.running.fetch_sub(1, Ordering::SeqCst);
             }
-            BUSY.set(false);
+            INSIDE.set(None);
         }
     }
 
     // A thread that ends has no flag any more, and nothing to say.
-    if BUSY.try_with(|busy| busy.replace(true)).unwrap_or(true) {
+    let outside = INSIDE.try_with(|inside| match inside.get() {
+        None => inside.replace(Some(std::ptr::null())).is_none(),
+        Some(_) => false,
+    });
+    if !outside.unwrap_or(false) {
         return;
     }
     let mut leave = Leave(None);
@@ -166,6 +183,7 @@ fn inside(act: impl FnOnce(&Active)) {
             active.as_ref().inspect(|a| _ = a.running.fetch_add(1, Ordering::SeqCst)).cloned();
     }
     if let Some(active) = &leave.0 {
+        INSIDE.set(Some(Arc::as_ptr(active)));
         act(active);
     }
 }
@@ -206,13 +224,26 @@ impl Active {
             Sink::StandardError => {
                 let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 let line = format!("{} {level:5} {target}: {text}\n", timestamp(time));
-                // Without the lock of the standard library, which a child of fork() may have been
-                // left with. Nobody can be told that standard error is gone.
-                if let Ok(stream) = std::io::stderr().as_fd().try_clone_to_owned() {
-                    let _ = std::fs::File::from(stream).write_all(line.as_bytes());
-                }
+                // Nobody can be told that standard error is gone.
+                let _ = StandardError.write_all(line.as_bytes());
             }
         }
+    }
+}
+
+/// Standard error without the lock of the standard library, which a child of fork() may have been
+/// left with.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // SAFETY: the bytes are valid for the time of the call.
+        let len = unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+        usize::try_from(len).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

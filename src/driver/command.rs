@@ -173,10 +173,7 @@ impl OpSlot {
             if let Some(result) = &guard.result {
                 return result.clone();
             }
-            guard = match wait(&self.finished, guard, deadline) {
-                Some(guard) => guard,
-                None => return Err(Error::Timeout(what.to_owned())),
-            };
+            guard = wait(&self.finished, guard, deadline, what)?;
         }
     }
 
@@ -328,10 +325,7 @@ impl Room {
                 state.ended.push_back(false);
                 return Ok(state.published - 1);
             }
-            state = match wait(&self.changed, state, deadline) {
-                Some(state) => state,
-                None => return Err(Error::Timeout("waiting for room to publish".to_owned())),
-            };
+            state = wait(&self.changed, state, deadline, "waiting for room to publish")?;
         }
     }
 
@@ -367,12 +361,7 @@ impl Room {
         let mut state = self.lock();
         let target = state.published;
         while state.oldest() < target {
-            state = match wait(&self.changed, state, deadline) {
-                Some(state) => state,
-                None => {
-                    return Err(Error::Timeout("waiting for acknowledgements".to_owned()));
-                }
-            };
+            state = wait(&self.changed, state, deadline, "waiting for acknowledgements")?;
         }
         match state.failed.take() {
             Some(error) => Err(error),

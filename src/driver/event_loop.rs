@@ -12,7 +12,8 @@ use crossbeam_channel::{Receiver, Sender};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-use super::fork::{self, Descriptor};
+use super::fork::{self, Ours};
+use super::inbox::may_wait;
 use super::resolve::{resolve, system, Resolver};
 use super::socket::{Attempt, Progress, Socket, State, WoundUp};
 use super::wakeup::{Wakeup, WAKER};
@@ -28,7 +29,9 @@ use crate::session::{AppId, OpId, SessionKey};
 pub(crate) struct Shared {
     commands: Sender<Command>,
     waker: Wakeup,
-    /// A wake-up is on its way: no other is needed.
+    /// A wake-up is on its way: no other is needed. Both sides exchange it, so that each exchange
+    /// sees what came before the one whose value it reads: whoever finds it set has sent a command
+    /// that the loop sees when it clears it; whoever finds it clear wakes the loop.
     awake: AtomicBool,
     /// The loop is to end.
     stop: AtomicBool,
@@ -80,6 +83,8 @@ impl Shared {
         timeout: Timeout,
         what: &str,
     ) -> Result<Reply> {
+        // Before anything is done that nobody could be told of.
+        may_wait(timeout, what)?;
         let slot = OpSlot::new();
         self.send(command(Answer(Arc::clone(&slot))))?;
         match slot.wait(timeout, what) {
@@ -126,8 +131,8 @@ impl NodeHandle {
 
     fn start_with(node: Node, resolver: Resolver) -> Result<NodeHandle> {
         let io = |error: std::io::Error| Error::Io(format!("starting the node: {error}"));
-        let poll = Poll::new().map_err(io)?;
         fork::install();
+        let poll = Ours::open(Poll::new).map_err(io)?;
         let waker = Wakeup::new(poll.registry()).map_err(io)?;
         let (commands, receiver) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(commands, waker));
@@ -163,8 +168,10 @@ impl Drop for NodeHandle {
         if self.shared.is_elsewhere() {
             std::mem::forget(thread);
         } else if let Some(thread) = thread {
-            // Its panics were caught inside.
-            let _ = thread.join();
+            // Its log callback may have dropped the handle. Its panics were caught inside.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -184,9 +191,14 @@ fn without_signals<T>(act: impl FnOnce() -> T) -> T {
 }
 
 struct Listener {
-    _descriptor: Descriptor,
-    socket: TcpListener,
+    socket: Ours<TcpListener>,
     options: AcceptOptions,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.socket.shut_down();
+    }
 }
 
 type Resolved = (Attempt, std::result::Result<Vec<SocketAddr>, String>);
@@ -199,8 +211,7 @@ struct Stopping {
 
 struct EventLoop {
     node: Node,
-    _descriptor: Descriptor,
-    poll: Poll,
+    poll: Ours<Poll>,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     resolver: Resolver,
@@ -224,14 +235,13 @@ struct EventLoop {
 impl EventLoop {
     fn new(
         node: Node,
-        poll: Poll,
+        poll: Ours<Poll>,
         commands: Receiver<Command>,
         shared: Arc<Shared>,
         resolver: Resolver,
     ) -> EventLoop {
         EventLoop {
             node,
-            _descriptor: Descriptor::new(&poll),
             poll,
             commands,
             shared,
@@ -420,8 +430,8 @@ impl EventLoop {
         for _ in 0..limits::ACCEPT_BUDGET {
             let Some(listener) = self.listeners.get(&token) else { return };
             let options = listener.options;
-            match listener.socket.accept() {
-                Ok((stream, _)) => {
+            match Ours::open(|| listener.socket.accept().map(|(stream, _)| stream)) {
+                Ok(stream) => {
                     let transport = self.node.accept(options, now);
                     self.add_socket(transport, Socket::new(stream, State::Open), now);
                 }
@@ -442,7 +452,7 @@ impl EventLoop {
     fn add_socket(&mut self, transport: TransportId, mut socket: Socket, now: Now) {
         let token = Token((transport.0 as usize + 1) * 2);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket.stream, token, interest) {
+        if let Err(error) = self.poll.registry().register(&mut *socket.stream, token, interest) {
             let cause = error.to_string();
             return match socket.state {
                 State::Connecting { .. } => {
@@ -489,7 +499,7 @@ impl EventLoop {
             return self.node.handle_connect_failed(transport, &cause, now);
         }
         while let Some(address) = others.pop_front() {
-            match TcpStream::connect(address) {
+            match Ours::open(|| TcpStream::connect(address)) {
                 Ok(stream) => {
                     let until = attempt_until(now.mono, deadline, others.len());
                     let socket = Socket::new(stream, State::Connecting { until, attempt, others });
@@ -526,8 +536,9 @@ impl EventLoop {
     fn connecting_failed(&mut self, transport: TransportId, cause: &str, now: Now) {
         let Some(mut socket) = self.sockets.remove(&transport) else { return };
         // It was registered when it was added.
-        let _ = self.poll.registry().deregister(&mut socket.stream);
-        if let State::Connecting { attempt, others, .. } = socket.state {
+        let _ = self.poll.registry().deregister(&mut *socket.stream);
+        let state = std::mem::replace(&mut socket.state, State::Open);
+        if let State::Connecting { attempt, others, .. } = state {
             self.try_next(attempt, others, cause, now);
         }
     }
@@ -544,7 +555,7 @@ impl EventLoop {
     fn remove_socket(&mut self, transport: TransportId) {
         if let Some(mut socket) = self.sockets.remove(&transport) {
             // It was registered when it was added.
-            let _ = self.poll.registry().deregister(&mut socket.stream);
+            let _ = self.poll.registry().deregister(&mut *socket.stream);
         }
     }
 
@@ -563,8 +574,9 @@ impl EventLoop {
     }
 
     fn take_commands(&mut self, now: Now) {
-        // The flag first: a command that arrives from now on wakes us again.
-        self.shared.awake.store(false, Ordering::Release);
+        // The flag first: a command that arrives from now on wakes us again. Not a plain store, which
+        // would not see the commands of those who found it set.
+        self.shared.awake.swap(false, Ordering::AcqRel);
         while let Ok((attempt, found)) = self.resolved.1.try_recv() {
             match found {
                 Ok(mut found) => {
@@ -683,14 +695,13 @@ impl EventLoop {
             }
             _ => Error::Io(format!("cannot listen on {endpoint}: {error}")),
         };
-        let mut socket = TcpListener::bind(config.address).map_err(io)?;
+        let mut socket = Ours::open(|| TcpListener::bind(config.address)).map_err(io)?;
         let port = socket.local_addr().map_err(io)?.port();
         let token = Token(self.next_listener * 2 + 1);
         self.next_listener += 1;
-        self.poll.registry().register(&mut socket, token, Interest::READABLE).map_err(io)?;
+        self.poll.registry().register(&mut *socket, token, Interest::READABLE).map_err(io)?;
         let options = AcceptOptions::from(config);
-        self.listeners
-            .insert(token, Listener { _descriptor: Descriptor::new(&socket), socket, options });
+        self.listeners.insert(token, Listener { socket, options });
         log::info!("listening on {}:{port}", config.address.ip());
         Ok(port)
     }
@@ -760,7 +771,7 @@ impl EventLoop {
         self.stopping = Some(Stopping { until, answers: answer.into_iter().collect() });
         for (_, mut listener) in self.listeners.drain() {
             // It was registered when it was added.
-            let _ = self.poll.registry().deregister(&mut listener.socket);
+            let _ = self.poll.registry().deregister(&mut *listener.socket);
         }
         self.node.shut_down(now);
         self.carry_out(now);
@@ -961,7 +972,7 @@ mod tests {
     }
 
     fn event_loop() -> EventLoop {
-        let poll = Poll::new().unwrap();
+        let poll = Ours::open(Poll::new).unwrap();
         let waker = Wakeup::new(poll.registry()).unwrap();
         let (commands, receiver) = crossbeam_channel::unbounded();
         let shared = Arc::new(Shared::new(commands, waker));
@@ -1054,7 +1065,8 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let options = AcceptOptions::from(&ServerConfig::parse("127.0.0.1:0").unwrap());
         let transport = event_loop.node.accept(options, now());
-        let ours = Socket::new(TcpStream::from_std(ours), State::Open);
+        let ours = Ours::open(|| Ok(TcpStream::from_std(ours))).unwrap();
+        let ours = Socket::new(ours, State::Open);
         event_loop.add_socket(transport, ours, now());
 
         // Far more than the kernel holds, so that it says again and again that there is more.

@@ -1,9 +1,25 @@
 //! `fork()`: a child has no thread of ours and must not touch what its parent still uses (DESIGN
-//! decision 30). It closes its copies of our descriptors, and every handle made before answers that
-//! it is of no use there.
+//! decision 30). Every handle made before answers that it is of no use there.
+//!
+//! What is promised:
+//! - A child of `fork()` has no descriptor of ours. They are opened and closed under a lock that
+//!   `fork()` takes ([`Opening`], [`Ours`]), so that each is in the list of those that the child
+//!   closes, whatever other threads do meanwhile. It closes them, and no more: `shutdown` or a
+//!   message would end the connection of its parent.
+//! - What starts another program (`vfork`, `posix_spawn`, a bare `clone` and `exec`) passes nothing
+//!   on: all descriptors are close-on-exec from their first moment.
+//! - A connection or listener that this process ends, it ends for its peers, even where such a
+//!   process, or one that was copied without the C library's knowledge, still has a copy: it is
+//!   shut down before it is closed.
+//!
+//! The C library's own, while it looks up a name, and files while they are read are not in the
+//! list: a copy of those harms nobody.
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeSet;
+use std::io::{self, PipeReader, PipeWriter};
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
@@ -36,7 +52,20 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Has the handlers called; once is enough.
+/// Has the handlers called when the library is loaded. Later would be too late for a child that was
+/// made by another thread in the midst of it: it would wait for the end of the `Once` for ever, and
+/// in it the first node would begin.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+#[used]
+#[link_section = ".init_array"]
+static WHEN_LOADED: extern "C" fn() = {
+    extern "C" fn when_loaded() {
+        install();
+    }
+    when_loaded
+};
+
+/// Has the handlers called, where that was not done when the library was loaded.
 pub(crate) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -50,8 +79,9 @@ pub(crate) fn install() {
 }
 
 extern "C" fn before() {
+    let open = lock();
+    // Behind the other: nobody who has the log's lock waits for that one.
     let log = logging::hold();
-    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     // SAFETY: `open` is locked, see `Slot`.
     unsafe { *HELD.0.get() = Some(Held { open, log }) };
 }
@@ -73,24 +103,91 @@ extern "C" fn child() {
     }
 }
 
-/// Says that a descriptor is ours, as long as it lives. It must go before what it names.
-pub(crate) struct Descriptor {
+fn lock() -> MutexGuard<'static, BTreeSet<RawFd>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// As long as this is there, nobody forks: for the time between the system call that opens a
+/// descriptor and [`Opening::own`]. Nothing that waits and nothing that logs may be done meanwhile.
+pub(crate) struct Opening(MutexGuard<'static, BTreeSet<RawFd>>);
+
+impl Opening {
+    pub(crate) fn begin() -> Opening {
+        Opening(lock())
+    }
+
+    /// Says that this, which was just opened, is ours.
+    pub(crate) fn own<T: AsRawFd>(&mut self, opened: T) -> Ours<T> {
+        let descriptor = opened.as_raw_fd();
+        self.0.insert(descriptor);
+        Ours { opened: ManuallyDrop::new(opened), descriptor, generation: generation() }
+    }
+}
+
+/// Something with a descriptor that no child of `fork()` keeps. In a child, dropping it does
+/// nothing: the descriptor is closed there, and its number may be somebody else's.
+pub(crate) struct Ours<T> {
+    opened: ManuallyDrop<T>,
     descriptor: RawFd,
     generation: u32,
 }
 
-impl Descriptor {
-    pub(crate) fn new(of: &impl AsRawFd) -> Descriptor {
-        let descriptor = of.as_raw_fd();
-        OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(descriptor);
-        Descriptor { descriptor, generation: generation() }
+impl<T: AsRawFd> Ours<T> {
+    /// Opens something; see [`Opening`].
+    pub(crate) fn open(open: impl FnOnce() -> io::Result<T>) -> io::Result<Ours<T>> {
+        let mut opening = Opening::begin();
+        open().map(|opened| opening.own(opened))
     }
 }
 
-impl Drop for Descriptor {
-    fn drop(&mut self) {
+impl<T> Ours<T> {
+    /// Ends a connection, or a listener, for the peers, whoever has a copy of the descriptor.
+    pub(crate) fn shut_down(&self) {
         if self.generation == generation() {
-            OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.descriptor);
+            // SAFETY: the descriptor is open. What is no socket, or not connected, stays as it is.
+            unsafe { libc::shutdown(self.descriptor, libc::SHUT_RDWR) };
         }
     }
+}
+
+impl<T> Deref for Ours<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.opened
+    }
+}
+
+impl<T> DerefMut for Ours<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.opened
+    }
+}
+
+impl<T> Drop for Ours<T> {
+    fn drop(&mut self) {
+        if self.generation == generation() {
+            let mut open = lock();
+            open.remove(&self.descriptor);
+            // SAFETY: it is not looked at again.
+            unsafe { ManuallyDrop::drop(&mut self.opened) };
+        }
+    }
+}
+
+/// A pipe of which neither end ever waits.
+pub(crate) fn pipe() -> io::Result<(Ours<PipeReader>, Ours<PipeWriter>)> {
+    let mut opening = Opening::begin();
+    let (reader, writer) = io::pipe()?;
+    for descriptor in [reader.as_raw_fd(), writer.as_raw_fd()] {
+        // SAFETY: both are open, and the flags are numbers.
+        let done = unsafe {
+            let flags = libc::fcntl(descriptor, libc::F_GETFL);
+            libc::fcntl(descriptor, libc::F_SETFL, flags | libc::O_NONBLOCK)
+        };
+        if done < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok((opening.own(reader), opening.own(writer)))
 }

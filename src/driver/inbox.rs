@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::readiness::Readiness;
 use crate::error::{Error, Result};
+use crate::logging;
 
 /// How long a call may wait; `None`: without limit.
 pub type Timeout = Option<Duration>;
@@ -84,10 +85,7 @@ impl<T> Inbox<T> {
             if let Some(error) = &state.closed {
                 return Err(error.clone());
             }
-            state = match wait(&self.changed, state, deadline) {
-                Some(state) => state,
-                None => return Err(Error::Timeout(what.to_owned())),
-            };
+            state = wait(&self.changed, state, deadline, what)?;
         }
     }
 
@@ -96,19 +94,32 @@ impl<T> Inbox<T> {
     }
 }
 
-/// Waits for a change. `None`: the time is over.
+/// Waits for a change; `what` says for what. It is an error when the time is over, and inside a log
+/// callback.
 pub(crate) fn wait<'a, T>(
     changed: &Condvar,
     guard: MutexGuard<'a, T>,
     deadline: Option<Instant>,
-) -> Option<MutexGuard<'a, T>> {
-    match deadline {
-        Some(deadline) => {
-            let left = deadline.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())?;
+    what: &str,
+) -> Result<MutexGuard<'a, T>> {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    may_wait(left, what)?;
+    match left {
+        Some(Duration::ZERO) => Err(Error::Timeout(what.to_owned())),
+        Some(left) => {
             let waited = changed.wait_timeout(guard, left);
-            Some(waited.unwrap_or_else(PoisonError::into_inner).0)
+            Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
         }
-        None => Some(changed.wait(guard).unwrap_or_else(PoisonError::into_inner)),
+        None => Ok(changed.wait(guard).unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+/// Whether this thread may wait so long: not inside a log callback, where it may be the thread that
+/// it would wait for.
+pub(crate) fn may_wait(timeout: Timeout, what: &str) -> Result<()> {
+    match timeout != Some(Duration::ZERO) && logging::is_inside() {
+        true => Err(Error::NotAllowed(format!("{what}: a log callback must not wait"))),
+        false => Ok(()),
     }
 }
 

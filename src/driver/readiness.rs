@@ -1,15 +1,15 @@
 //! The descriptors that programs watch: readable while a queue has something to give.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::fork::Descriptor;
+use super::fork::{self, Ours};
 
 /// A descriptor that is readable while at least one of a few queues wants it to be. It is made when
-/// somebody first asks for it. There is never more than one byte in its pipe, so neither end can
-/// block.
+/// somebody first asks for it. There is never more than one byte in its pipe, and neither end
+/// blocks, whatever the program does with its own.
 pub(crate) struct Readiness {
     /// The queues, a bit for each, that have something to give.
     wanted: AtomicU8,
@@ -19,10 +19,8 @@ pub(crate) struct Readiness {
 }
 
 struct Pipe {
-    // Before what they name: see there.
-    _descriptors: [Descriptor; 2],
-    reader: PipeReader,
-    writer: PipeWriter,
+    reader: Ours<PipeReader>,
+    writer: Ours<PipeWriter>,
     raised: bool,
 }
 
@@ -53,9 +51,8 @@ impl Readiness {
         if let Some(pipe) = &*place {
             return Ok(pipe.reader.as_raw_fd());
         }
-        let (reader, writer) = io::pipe()?;
-        let descriptors = [Descriptor::new(&reader), Descriptor::new(&writer)];
-        let mut pipe = Pipe { _descriptors: descriptors, reader, writer, raised: false };
+        let (reader, writer) = fork::pipe()?;
+        let mut pipe = Pipe { reader, writer, raised: false };
         let descriptor = pipe.reader.as_raw_fd();
         self.used.store(true, Ordering::SeqCst);
         pipe.update(&self.wanted);
@@ -72,9 +69,11 @@ impl Pipe {
             (false, true) => self.reader.read(&mut [0]),
             _ => return,
         };
-        match done {
-            Ok(_) => self.raised = wanted,
-            Err(error) => log::error!("a descriptor for waiting could not be changed: {error}"),
+        // A program that takes the byte, which is not its own, has lowered it already. If it has
+        // closed the descriptor it is past help, and a line in the log would be written with locks
+        // held.
+        if !done.is_err_and(|error| error.kind() != ErrorKind::WouldBlock) {
+            self.raised = wanted;
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use super::fork::Descriptor;
+use super::fork::Ours;
 use crate::node::TransportId;
 
 /// What the core wants to be connected.
@@ -35,8 +35,7 @@ pub(super) enum State {
 
 /// One TCP socket.
 pub(super) struct Socket {
-    _descriptor: Descriptor,
-    pub(super) stream: TcpStream,
+    pub(super) stream: Ours<TcpStream>,
     pub(super) state: State,
     pub(super) writable: bool,
     /// The kernel has said that the peer sends no more.
@@ -70,13 +69,12 @@ pub(super) enum Progress {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, state: State) -> Socket {
+    pub(super) fn new(stream: Ours<TcpStream>, state: State) -> Socket {
         // Small messages must not wait for the acknowledgement of earlier ones.
         if let Err(error) = stream.set_nodelay(true) {
             log::debug!("TCP_NODELAY: {error}");
         }
         Socket {
-            _descriptor: Descriptor::new(&stream),
             stream,
             state,
             writable: false,
@@ -180,6 +178,12 @@ impl Socket {
     }
 }
 
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.stream.shut_down();
+    }
+}
+
 /// Has the kernel acknowledge what was read without delay: published peers leave Nagle's algorithm
 /// on, and their next small message would wait 40 ms for it. The option must be set again after
 /// each read.
@@ -233,7 +237,8 @@ pub(crate) mod tests {
     fn tcp_itself_asks_whether_the_peer_lives_if_it_is_told_to() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for (silence, expected) in [(45_000, 45), (999, 1), (u64::MAX, 32_767)] {
-            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let address = listener.local_addr().unwrap();
+            let stream = Ours::open(|| TcpStream::connect(address)).unwrap();
             let socket = Socket::new(stream, State::Open);
             assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
             socket.keep_alive(Duration::from_millis(silence));
@@ -251,7 +256,8 @@ pub(crate) mod tests {
         // Blocking, so that the socket never says that there is nothing more.
         let deadline = Instant::now() + Duration::from_secs(60);
         let state = State::Closing { bytes: b"the end".to_vec(), deadline };
-        let mut socket = Socket::new(TcpStream::from_std(ours), state);
+        let ours = Ours::open(|| Ok(TcpStream::from_std(ours))).unwrap();
+        let mut socket = Socket::new(ours, state);
         peer.write_all(&[7; 250]).unwrap();
         let mut buffer = [0; 100];
         for read in [100, 200, 250] {

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::fork::Descriptor;
+use super::fork::{self, Ours};
 
 // Where this thread has its `errno`.
 #[cfg(not(any(target_vendor = "apple", target_os = "freebsd")))]
@@ -18,27 +18,15 @@ use libc::__error as errno;
 pub(super) const WAKER: Token = Token(0);
 
 pub(super) struct Wakeup {
-    _descriptors: [Descriptor; 2],
-    reader: PipeReader,
-    writer: PipeWriter,
+    reader: Ours<PipeReader>,
+    writer: Ours<PipeWriter>,
 }
 
 impl Wakeup {
     pub(super) fn new(registry: &Registry) -> io::Result<Wakeup> {
-        let (reader, writer) = io::pipe()?;
-        for descriptor in [reader.as_raw_fd(), writer.as_raw_fd()] {
-            // SAFETY: both are open, and the flags are numbers.
-            let done = unsafe {
-                let flags = libc::fcntl(descriptor, libc::F_GETFL);
-                libc::fcntl(descriptor, libc::F_SETFL, flags | libc::O_NONBLOCK)
-            };
-            if done < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
+        let (reader, writer) = fork::pipe()?;
         registry.register(&mut SourceFd(&reader.as_raw_fd()), WAKER, Interest::READABLE)?;
-        let descriptors = [Descriptor::new(&reader), Descriptor::new(&writer)];
-        Ok(Wakeup { _descriptors: descriptors, reader, writer })
+        Ok(Wakeup { reader, writer })
     }
 
     /// Wakes the loop. One system call; `errno` stays as it was, since this may run in a signal
@@ -57,6 +45,6 @@ impl Wakeup {
     /// Takes the bytes out, so that the kernel tells of the next one.
     pub(super) fn drain(&self) {
         let mut bytes = [0; 64];
-        while matches!((&self.reader).read(&mut bytes), Ok(len) if len == bytes.len()) {}
+        while matches!((&*self.reader).read(&mut bytes), Ok(len) if len == bytes.len()) {}
     }
 }

@@ -31,7 +31,9 @@ pub enum slim_log_level {
 /// Receives one log line. `target` and `message` are NUL-terminated and valid during the call.
 ///
 /// It is called from any thread, the library's own included, also from several at once. It must
-/// not block and must not call slim functions. Secrets, tokens and payloads are never logged.
+/// not block: calls that would have to wait return SLIM_ERR_NOT_ALLOWED in it, and what they log is
+/// dropped. A process that it forks must not return from it. Secrets, tokens and payloads are never
+/// logged.
 pub type slim_log_fn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,
@@ -53,7 +55,8 @@ unsafe impl Sync for User {}
 ///
 /// NULL for `callback` writes to standard error. Until the first call nothing is logged, unless
 /// the environment variable SLIM_LOG names a level. When the call returns, the callback that was
-/// set before is no longer running.
+/// set before is no longer running, in any thread; made from inside that callback, the call waits
+/// for its runs in other threads only.
 /// Errors: INVALID_ARGUMENT.
 ///
 /// # Safety

@@ -13,6 +13,44 @@ static uint32_t next_random(void)
     return state;
 }
 
+static int is_epoll(int fd)
+{
+    char path[64], target[64] = "";
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    CHECK(readlink(path, target, sizeof target - 1) > 0);
+    return strstr(target, "eventpoll") != NULL;
+}
+
+/* Every descriptor that was not there before is close-on-exec and never blocks. */
+static void well_made(const char known[1024])
+{
+    for (int fd = 0; fd < 1024; fd++)
+        if (!known[fd] && fcntl(fd, F_GETFD) >= 0) {
+            CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+            /* An epoll has no such mode. */
+            if (!is_epoll(fd))
+                CHECK(fcntl(fd, F_GETFL) & O_NONBLOCK);
+        }
+}
+
+/* A program that takes the byte out, which is not its own, hinders nobody but itself. */
+static void greedy(void)
+{
+    struct talk talk;
+    char byte;
+    int fd;
+
+    talk_begin(&talk, NULL);
+    fd = slim_session_fd(talk.theirs);
+    for (int i = 0; i < 3; i++) {
+        CHECK(read(fd, &byte, 1) < 0 && errno == EAGAIN);
+        say(talk.ours, "x");
+        CHECK(gets_readable(fd) && read(fd, &byte, 1) == 1);
+        hear(talk.theirs, "x");
+    }
+    talk_end(&talk);
+}
+
 /* No descriptor exists before somebody asks. */
 static void none_before(void)
 {
@@ -197,9 +235,11 @@ static void two_sessions(void)
     slim_app *alice, *bob;
     slim_message *message = NULL;
     struct pollfd asked[2];
-    char endpoint[64];
+    char endpoint[64], known[1024];
     int heard[2] = {0, 0}, closed = 0;
 
+    for (int fd = 0; fd < 1024; fd++)
+        known[fd] = fcntl(fd, F_GETFD) >= 0;
     hub = server(endpoint);
     alice = peer("org/ns/alice", endpoint, &a);
     bob = peer("org/ns/bob", endpoint, &b);
@@ -207,6 +247,7 @@ static void two_sessions(void)
         open_between(alice, bob, NULL, &ours[i], &theirs[i]);
         asked[i] = (struct pollfd){slim_session_fd(theirs[i]), POLLIN, 0};
     }
+    well_made(known);
     for (int i = 0; i < 20; i++)
         say(ours[i % 2], i % 2 ? "odd" : "even");
     for (int i = 0; i < 2; i++)
@@ -251,6 +292,7 @@ int main(void)
     random_steps(soak ? 10000 : 1000);
     concurrent_takers(soak ? 10000 : 500);
     of_an_app();
+    greedy();
     two_sessions();
     return 0;
 }

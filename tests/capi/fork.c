@@ -1,6 +1,10 @@
 /* fork.c - handles do not survive fork(), the child's own nodes work, the parent notices nothing
- * (spec 08 part 7, item 14). */
+ * (spec 08 part 7, item 14). Also while threads are under load, in the midst of the first node, and
+ * beside copies of the process that the library does not know of. */
 #include "check.h"
+
+#include <stdatomic.h>
+#include <sys/syscall.h>
 
 #define FORKED(call)                         \
     do {                                     \
@@ -160,14 +164,187 @@ static void ends_for_the_peer(slim_node *hub)
     }
 }
 
-int main(void)
+/* A copy that was made behind the C library's back holds all descriptors, and the library does not
+ * know of it: what the parent ends, it ends for the peers all the same. */
+static void copied_unawares(void)
+{
+    struct sockaddr_in name;
+    slim_node *hub;
+    char endpoint[64], byte[256];
+    ssize_t got;
+    int until[2], raw = socket(AF_INET, SOCK_STREAM, 0);
+    pid_t copy;
+
+    hub = server(endpoint);
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons((uint16_t)atoi(strrchr(endpoint, ':') + 1));
+    CHECK(connect(raw, (struct sockaddr *)&name, sizeof name) == 0);
+    CHECK(gets_readable(raw) && read(raw, byte, sizeof byte) > 0);
+    CHECK(pipe(until) == 0);
+    copy = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    CHECK(copy >= 0);
+    if (copy == 0) {
+        close(until[1]);
+        while (read(until[0], byte, 1) < 0)
+            CHECK(errno == EINTR);
+        _exit(0);
+    }
+    close(until[0]);
+    slim_node_free(hub);
+    do {
+        CHECK(gets_readable(raw));
+        got = read(raw, byte, sizeof byte);
+    } while (got > 0);
+    CHECK(got == 0 || errno == ECONNRESET);
+    close(raw);
+    raw = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(raw, (struct sockaddr *)&name, sizeof name) < 0 && errno == ECONNREFUSED);
+    close(raw);
+    close(until[1]);
+    check_child(copy);
+}
+
+static atomic_int enough;
+
+/* One thread opens and closes nodes, links and descriptors all the time, */
+static void *come_and_go(void *argument)
+{
+    while (!atomic_load(&enough)) {
+        slim_session *session = NULL;
+        slim_node *node = NULL;
+        slim_app *app = peer("org/ns/restless", parent.endpoint, &node);
+        OK(slim_session_open(app, NULL, "org/ns/waiting", PATIENCE, &session));
+        CHECK(slim_session_fd(session) >= 0 && slim_app_fd(app) >= 0);
+        slim_session_free(session);
+        slim_app_free(app);
+        slim_node_free(node);
+    }
+    return argument;
+}
+
+/* one takes the sessions that the other opens, */
+static void *take_sessions(void *argument)
+{
+    slim_session *session = NULL;
+    slim_status st;
+    while ((st = slim_app_accept(parent.app, SLIM_WAIT_FOREVER, &session)) == SLIM_OK)
+        slim_session_free(session);
+    EXPECT(SLIM_ERR_CLOSED, st);
+    return argument;
+}
+
+/* and one talks: every message arrives, once and in order. */
+static void *talk_on(void *argument)
+{
+    int *rounds = argument;
+    while (!atomic_load(&enough)) {
+        char text[32];
+        snprintf(text, sizeof text, "round %d", (*rounds)++);
+        say(parent.talk.ours, text);
+        hear(parent.talk.theirs, text);
+    }
+    return argument;
+}
+
+/* No descriptor of the parent is in the child, whatever its threads were doing, and the child can
+ * do all of it anew. */
+static void child_of_load(int before)
+{
+    slim_message *message = POISON;
+    struct talk talk;
+
+    /* Valgrind closes one of its own there. */
+    if (descriptors() > before || (descriptors() < before && !on_valgrind())) {
+        char command[64];
+        fprintf(stderr, "%d descriptors, not %d:\n", descriptors(), before);
+        snprintf(command, sizeof command, "ls -l /proc/%d/fd >&2", (int)getpid());
+        CHECK(system(command) >= 0);
+        _exit(1);
+    }
+    FORKED(slim_session_receive(parent.talk.theirs, SLIM_WAIT_FOREVER, &message));
+    FORKED(slim_session_publish(parent.talk.ours, "x", 1, NULL, SLIM_WAIT_FOREVER));
+    talk_begin(&talk, NULL);
+    say(talk.ours, "in the child");
+    hear(talk.theirs, "in the child");
+    talk_end(&talk);
+    end_child();
+}
+
+/* `before`: how many descriptors there were before there was a node. */
+static void under_load(int forks, int before)
+{
+    pthread_t thread[3];
+    int rounds = 0;
+
+    CHECK(pthread_create(&thread[0], NULL, take_sessions, NULL) == 0);
+    CHECK(pthread_create(&thread[1], NULL, come_and_go, NULL) == 0);
+    CHECK(pthread_create(&thread[2], NULL, talk_on, &rounds) == 0);
+    for (int i = 0; i < forks; i++) {
+        pid_t pid = fork_child();
+        if (pid == 0)
+            child_of_load(before);
+        check_child(pid);
+    }
+    atomic_store(&enough, 1);
+    CHECK(pthread_join(thread[1], NULL) == 0 && pthread_join(thread[2], NULL) == 0);
+    CHECK(rounds > 0);
+    slim_node_stop(parent.node);
+    CHECK(pthread_join(thread[0], NULL) == 0);
+}
+
+/* A child that is made while another thread makes the first node of the process. */
+static void *first_node(void *argument)
+{
+    slim_node *node = NULL;
+    OK(slim_node_new(NULL, &node));
+    slim_node_free(node);
+    return argument;
+}
+
+static void in_the_midst_of_the_first(const char *program, int times)
+{
+    for (int i = 0; i < times; i++) {
+        pid_t pid = fork_child();
+        if (pid == 0) {
+            execl(program, program, "first", (char *)NULL);
+            _exit(127);
+        }
+        check_child(pid);
+    }
+}
+
+static int first(void)
+{
+    pthread_t thread;
+    pid_t pid;
+
+    CHECK(pthread_create(&thread, NULL, first_node, NULL) == 0);
+    pid = fork_child();
+    if (pid == 0) {
+        alarm(60);
+        first_node(NULL);
+        end_child();
+    }
+    check_child(pid);
+    CHECK(pthread_join(thread, NULL) == 0);
+    return 0;
+}
+
+int main(int argc, char **argv)
 {
     slim_session *theirs = NULL;
     slim_message *message = POISON;
     int report[2], until[2];
+    int before, soak = getenv("SLIM_SOAK") != NULL;
     char byte;
     pid_t pid;
 
+    if (argc > 1)
+        return first();
+    in_the_midst_of_the_first(argv[0], on_valgrind() ? 1 : soak ? 1000 : 20);
+    before = descriptors();
     talk_begin(&parent.talk, NULL);
     parent.hub = server(parent.endpoint);
     parent.app = peer("org/ns/waiting", parent.endpoint, &parent.node);
@@ -207,8 +384,12 @@ int main(void)
     CHECK(gets_readable(slim_session_fd(parent.talk.ours)));
     OK(slim_op_wait(parent.op, 0));
 
+    under_load(on_valgrind() ? 2 : soak ? 2000 : 20, before);
     ends_for_the_peer(parent.hub);
     parent.hub = NULL;
+    /* Valgrind follows no bare clone(). */
+    if (!on_valgrind())
+        copied_unawares();
     free_all();
     return 0;
 }

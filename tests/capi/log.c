@@ -1,6 +1,8 @@
-/* log.c - who gets the log, how much of it, and what is never in it (spec 08 part 7, item 19). */
+/* log.c - who gets the log, how much of it, and what is never in it (spec 08 part 7, item 19);
+ * what a callback may do. */
 #include "check.h"
 
+#include <semaphore.h>
 #include <stdatomic.h>
 
 #define PAYLOAD "marker-of-a-payload"
@@ -115,6 +117,167 @@ static void replaced_under_load(int turns)
     CHECK(atomic_load(&receivers[0].lines) > 0 && atomic_load(&receivers[1].lines) > 0);
 }
 
+/* Two threads in one callback, and the second sets another: it waits for the first, not for
+ * itself. */
+static struct {
+    sem_t entered, setting, leave;
+    atomic_int turn, left, returned;
+} pair_of;
+
+static void nothing(void *user, int32_t level, const char *target, const char *message)
+{
+    (void)user, (void)level, (void)target, (void)message;
+}
+
+static void replace_from_inside(void *user, int32_t level, const char *target, const char *message)
+{
+    (void)user, (void)level, (void)target, (void)message;
+    switch (atomic_fetch_add(&pair_of.turn, 1)) {
+    case 0:
+        sem_post(&pair_of.entered);
+        while (sem_wait(&pair_of.leave) < 0)
+            ;
+        atomic_store(&pair_of.left, 1);
+        break;
+    case 1:
+        sem_post(&pair_of.setting);
+        OK(slim_log_set(SLIM_LOG_TRACE, nothing, NULL));
+        CHECK(atomic_load(&pair_of.left));
+        atomic_store(&pair_of.returned, 1);
+        break;
+    default:;
+    }
+}
+
+static void *make_a_node(void *argument)
+{
+    char endpoint[64];
+    slim_node_free(server(endpoint));
+    return argument;
+}
+
+static void set_by_two(void)
+{
+    struct timespec moment = {0, 20 * 1000 * 1000};
+    pthread_t thread[2];
+
+    CHECK(sem_init(&pair_of.entered, 0, 0) == 0 && sem_init(&pair_of.setting, 0, 0) == 0);
+    CHECK(sem_init(&pair_of.leave, 0, 0) == 0);
+    OK(slim_log_set(SLIM_LOG_TRACE, replace_from_inside, NULL));
+    CHECK(pthread_create(&thread[0], NULL, make_a_node, NULL) == 0);
+    CHECK(sem_wait(&pair_of.entered) == 0);
+    CHECK(pthread_create(&thread[1], NULL, make_a_node, NULL) == 0);
+    CHECK(sem_wait(&pair_of.setting) == 0);
+    /* Should it not wait, it comes back now, too early. */
+    nanosleep(&moment, NULL);
+    CHECK(sem_post(&pair_of.leave) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(pthread_join(thread[i], NULL) == 0);
+    CHECK(atomic_load(&pair_of.returned));
+    OK(slim_log_set(SLIM_LOG_OFF, NULL, NULL));
+}
+
+/* A callback that calls back: what would have to wait is refused, in the node's own thread as
+ * elsewhere; the rest works. At last it frees the node whose thread it is called in. */
+static struct {
+    struct talk talk;
+    slim_node *hub;
+    pthread_t main;
+    atomic_int of_main, of_node, free_it, freed;
+} inner;
+
+#define REFUSED(call)                           \
+    do {                                        \
+        EXPECT(SLIM_ERR_NOT_ALLOWED, call);     \
+        SAYS("a log callback must not wait"); \
+    } while (0)
+
+static void call_back(void *user, int32_t level, const char *target, const char *message)
+{
+    struct talk *talk = &inner.talk;
+    slim_session *session = POISON;
+    slim_message *received = POISON;
+    slim_app *app = POISON;
+    slim_participants *list = POISON;
+    slim_op *op = NULL;
+    uint64_t number;
+    uint16_t port;
+
+    (void)user, (void)level, (void)target, (void)message;
+    REFUSED(slim_node_stats(talk->node, NULL, 0, NULL));
+    REFUSED(slim_node_listen(talk->node, "127.0.0.1:0", &port));
+    REFUSED(slim_node_connect(talk->node, "http://127.0.0.1:1", PATIENCE, &number));
+    REFUSED(slim_node_disconnect(talk->node, 1));
+    REFUSED(slim_node_wait(talk->node, SLIM_WAIT_FOREVER));
+    REFUSED(slim_app_new_with_secret(talk->node, "org/ns/x", SECRET, &app));
+    REFUSED(slim_app_subscribe(talk->alice, "org/ns/x", 1, PATIENCE));
+    REFUSED(slim_app_accept(talk->alice, SLIM_WAIT_FOREVER, &session));
+    REFUSED(slim_session_open(talk->alice, NULL, "org/ns/bob", PATIENCE, &session));
+    REFUSED(slim_session_open_start(talk->alice, NULL, "org/ns/bob", &session, &op));
+    REFUSED(slim_session_receive(talk->ours, 1, &received));
+    REFUSED(slim_session_participants(talk->ours, PATIENCE, &list));
+    REFUSED(slim_session_close(talk->ours, SLIM_WAIT_FOREVER));
+    EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(talk->ours, 0, &received));
+    EXPECT(SLIM_ERR_TIMEOUT, slim_app_accept(talk->alice, 0, &session));
+    OK(slim_session_publish_start(talk->ours, NULL, "from inside", 11, NULL, &op));
+    OK(slim_op_notify(op, 1));
+    slim_op_free(op);
+    CHECK(slim_session_fd(talk->ours) >= 0 && slim_app_fd(talk->alice) >= 0);
+    CHECK(session == POISON && received == POISON && app == POISON && list == POISON);
+    if (pthread_equal(pthread_self(), inner.main))
+        atomic_store(&inner.of_main, 1);
+    else
+        atomic_store(&inner.of_node, 1);
+}
+
+static void free_inside(void *user, int32_t level, const char *target, const char *message)
+{
+    (void)user, (void)level, (void)target, (void)message;
+    if (!pthread_equal(pthread_self(), inner.main) && atomic_exchange(&inner.free_it, 0)) {
+        slim_node_free(inner.hub);
+        atomic_store(&inner.freed, 1);
+    }
+}
+
+static void calls_from_inside(void)
+{
+    struct sockaddr_in name;
+    char endpoint[64], bytes[256];
+    ssize_t got;
+    int raw = socket(AF_INET, SOCK_STREAM, 0);
+
+    inner.main = pthread_self();
+    talk_begin(&inner.talk, NULL);
+    OK(slim_log_set(SLIM_LOG_TRACE, call_back, NULL));
+    do {
+        slim_node *node = server(endpoint), *other = NULL;
+        slim_app_free(peer("org/ns/y", endpoint, &other));
+        slim_node_free(other);
+        slim_node_free(node);
+    } while (!atomic_load(&inner.of_main) || !atomic_load(&inner.of_node));
+    OK(slim_log_set(SLIM_LOG_OFF, NULL, NULL));
+    hear(inner.talk.theirs, "from inside");
+    talk_end(&inner.talk);
+
+    inner.hub = server(endpoint);
+    OK(slim_log_set(SLIM_LOG_TRACE, free_inside, NULL));
+    atomic_store(&inner.free_it, 1);
+    memset(&name, 0, sizeof name);
+    name.sin_family = AF_INET;
+    name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    name.sin_port = htons((uint16_t)atoi(strrchr(endpoint, ':') + 1));
+    CHECK(connect(raw, (struct sockaddr *)&name, sizeof name) == 0);
+    do {
+        CHECK(gets_readable(raw));
+        got = read(raw, bytes, sizeof bytes);
+    } while (got > 0);
+    CHECK(got == 0 || errno == ECONNRESET);
+    close(raw);
+    while (!atomic_load(&inner.freed))
+        sched_yield();
+    OK(slim_log_set(SLIM_LOG_OFF, NULL, NULL));
+}
+
 /* Each level includes the ones before it, and no more. */
 static void levels(void)
 {
@@ -188,6 +351,8 @@ int main(int argc, char **argv)
     CHECK(standard_error_of(argv[0], "stderr", NULL) > 0);
     CHECK(standard_error_of(argv[0], "off", "trace") == 0);
     levels();
+    set_by_two();
+    calls_from_inside();
     replaced_under_load(getenv("SLIM_SOAK") ? 1000 : 30);
     return 0;
 }
