@@ -664,6 +664,9 @@ impl EventLoop {
                 slot.finish(found.ok_or_else(|| Error::closed("session")));
             }
             Command::Stats(slot) => {
+                // For tests of what a bug does, which C cannot make.
+                #[cfg(debug_assertions)]
+                assert_ne!(std::env::var("SLIM_TEST_BUG").as_deref(), Ok("stats"), "as asked for");
                 slot.finish(Ok(Reply::Stats(self.node.stats(), self.node.connections())));
             }
             Command::Stop(limit, answer) => self.stop(limit, answer, now),
