@@ -211,6 +211,75 @@ fn layout() {
     assert_eq!(printed, read("tests/capi/layout.txt"), "the layout has changed");
 }
 
+/// A library in C with the functions and types of a header, which do nothing. `abidw` finds in our
+/// own only what Rust says of its types, and that of all crates.
+fn stand_in(name: &str, header: &str) -> PathBuf {
+    let dir = library().join(name);
+    std::fs::create_dir_all(&dir).unwrap();
+    let code = without_comments(header);
+    let mut source = "#include \"slim.h\"\n".to_owned();
+    for declared in code.split("\nSLIM_API").skip(1) {
+        let declared = declared.split(';').next().unwrap();
+        source += &format!("{} {{ __builtin_trap(); }}\n", declared.replace("SLIM_CHECKED", ""));
+    }
+    std::fs::write(dir.join("slim.h"), header).unwrap();
+    std::fs::write(dir.join("slim.c"), source).unwrap();
+    let mut cc = Command::new("cc");
+    cc.current_dir(&dir).args(["-g", "-O0", "-shared", "-fPIC", "-Wl,-soname,libslim.so.0"]);
+    let status = cc.args(["-o", "libslim.so", "slim.c"]).status().expect("cc");
+    assert!(status.success(), "{name}: the header's functions do not compile");
+    dir.join("libslim.so")
+}
+
+/// Checklist of 08, item 26: no type and no function has changed in a way that a compiled program
+/// would notice, and none is new. `SLIM_WRITE_LAYOUT=1` records them anew.
+#[test]
+#[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
+fn abi() {
+    if Command::new("abidiff").arg("--version").output().is_err() {
+        return eprintln!("abidiff is not there: the recorded ABI is not compared");
+    }
+    let header = read("include/slim.h");
+    let recorded = root().join("tests/capi/libslim.abi");
+    let ours = stand_in("abi", &header);
+    assert_eq!(exported(&ours), declared());
+    if std::env::var_os("SLIM_WRITE_LAYOUT").is_some() {
+        let paths = ["--no-corpus-path", "--no-comp-dir-path", "--no-show-locs"];
+        let mut abidw = Command::new("abidw");
+        abidw.args(paths).arg("--out-file").arg(&recorded).arg(&ours);
+        assert!(abidw.status().unwrap().success());
+    }
+    let differs = |library: &Path| {
+        let mut abidiff = Command::new("abidiff");
+        let said = abidiff.args(["--no-show-locs"]).arg(&recorded).arg(library).output().unwrap();
+        (said.status.code().unwrap(), String::from_utf8_lossy(&said.stdout).into_owned())
+    };
+    assert_eq!(differs(&ours), (0, String::new()));
+    // And it would be noticed: bit 2 says that something differs, bit 0 that it went wrong.
+    for (what, from, to) in [
+        ("a field", "    int32_t max_retries;", "    int64_t max_retries;"),
+        (
+            "an order",
+            "    int32_t kind;\n    int32_t delivery;",
+            "    int32_t delivery;\n    int32_t kind;",
+        ),
+        ("a parameter", "uint64_t *connection);", "uint32_t *connection);"),
+        ("a number", "SLIM_ERR_TIMEOUT = -4,", "SLIM_ERR_TIMEOUT = -40,"),
+        ("a function", "SLIM_API void slim_op_free(slim_op *op);", ""),
+    ] {
+        let plain = without_comments(&header);
+        assert!(plain.contains(from), "the header has no {from:?}");
+        let changed = plain.replacen(from, to, 1);
+        let (code, text) = differs(&stand_in("abi-changed", &changed));
+        assert!(code & 4 != 0 && code & 3 == 0, "{what}: {code} {text}");
+    }
+}
+
+fn without_comments(header: &str) -> String {
+    let code = header.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.map(|line| format!("{line}\n")).collect()
+}
+
 /// The functions that the header declares.
 fn declared() -> Vec<String> {
     let header = read("include/slim.h");
@@ -230,14 +299,19 @@ fn tool(command: &[&str]) -> String {
     String::from_utf8(said.stdout).unwrap()
 }
 
+/// The functions that a library exports.
+fn exported(library: &Path) -> Vec<String> {
+    let listed = tool(&["nm", "-D", "--defined-only", library.to_str().unwrap()]);
+    let names = listed.lines().filter_map(|line| line.split_whitespace().nth(2));
+    let mut names: Vec<_> = names.map(str::to_owned).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Checklist of 08, item 2.
 #[test]
 fn the_library_exports_the_functions_of_the_header() {
-    let path = library().join("libslim.so");
-    let listed = tool(&["nm", "-D", "--defined-only", path.to_str().unwrap()]);
-    let mut exported: Vec<&str> =
-        listed.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
-    exported.sort_unstable();
+    let exported = exported(&library().join("libslim.so"));
     assert!(exported.len() > 40, "{exported:?}");
     assert_eq!(exported, declared());
 }
