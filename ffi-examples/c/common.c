@@ -213,11 +213,32 @@ static int is_name(const char *text)
     return second && slash != text && second != slash + 1 && second[1] && !strchr(second + 1, '/');
 }
 
+/* Ends the program if --slim is not what slim_app_connect() takes, before anything is done. A node
+ * that has stopped looks at it and does no more. */
+static void check_slim(const char *slim)
+{
+    slim_node *stopped = NULL;
+    slim_status st = slim_node_new(NULL, &stopped);
+
+    if (st)
+        exit(failed("slim_node_new", st));
+    slim_node_stop(stopped);
+    if ((st = slim_node_wait(stopped, SLIM_WAIT_FOREVER)))
+        exit(failed("slim_node_wait", st));
+    st = slim_node_connect(stopped, slim, 0, NULL);
+    if (st == SLIM_ERR_INVALID_CONFIG && strstr(slim_last_error(), "not a JSON"))
+        wrong("Invalid value for '--slim': %s is not valid JSON", slim);
+    if (st == SLIM_ERR_INVALID_CONFIG || st == SLIM_ERR_UNSUPPORTED)
+        wrong("Invalid value for '--slim': %s", slim_last_error());
+    slim_node_free(stopped);
+}
+
 slim_app *create_local_app(const options *o, slim_node **node, uint64_t *connection)
 {
     slim_app *app = NULL;
     slim_status st;
 
+    check_slim(o->slim);
     if (!o->shared_secret) {
         fputs("Error: Either JWT or bundle must be provided, or a shared secret.\n", stderr);
         exit(1);
@@ -233,10 +254,6 @@ slim_app *create_local_app(const options *o, slim_node **node, uint64_t *connect
         exit(failed(o->local, st));
     say(app_id(app), "Created app");
     st = slim_app_connect(app, o->slim, CONNECT_MS, connection);
-    if (st == SLIM_ERR_INVALID_CONFIG && strstr(slim_last_error(), "not a JSON"))
-        wrong("Invalid value for '--slim': %s is not valid JSON", o->slim);
-    if (st == SLIM_ERR_INVALID_CONFIG)
-        wrong("Invalid value for '--slim': %s", slim_last_error());
     if (st && !interrupted)
         exit(failed(o->slim, st));
     if (st == SLIM_OK)
