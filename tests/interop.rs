@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{free_port, hello, listening_port, script, slim, wheel, Process, Turn, SECRET};
+use support::{c_program, free_port, listening_port, script, slim, wheel, Process, Turn, SECRET};
 
 /// Whose program stands in a place.
 #[derive(Clone, Copy, PartialEq)]
@@ -385,15 +385,97 @@ fn another_secret_gets_no_answer_and_the_error_says_so() {
     }
 }
 
-/// The C example: each of the three parts may be the published implementation.
-fn c_example(node: Who, at: Who, from: Who) {
+/// The C programs `server` and `point_to_point`: in each of the three places they, or the published
+/// implementation; with --sticky, which is reliable, or best effort.
+fn c_programs(node: Who, at: Who, from: Who, mode: Mode) {
+    let _turn = Turn::take();
+    let node = match node {
+        Wheel => Node::start(Wheel, ""),
+        Ours => {
+            let mut server = c_program("server");
+            let process = Process::start("server", server.args(["--slim", "127.0.0.1:0"]));
+            let line = process.wait_for("port", |line| line.contains("listening on port "));
+            let port = line.rsplit(' ').next().unwrap().parse().unwrap();
+            Node { process, who: Ours, port }
+        }
+    };
+    let point_to_point = |local: &str| {
+        let mut command = c_program("point_to_point");
+        command.args(["--local", local, "--shared-secret", SECRET, "--slim", &node.endpoint()]);
+        command
+    };
+    let mut receiver = match at {
+        Wheel => receiver(Wheel, &node, ""),
+        Ours => {
+            let process = Process::start("receiver", &mut point_to_point("org/ns/bob"));
+            process.wait_for("start", |line| line.contains("waiting for new session"));
+            process
+        }
+    };
+    let mut sender = match from {
+        Wheel => sender(Wheel, &node, mode, "", "hello", "0"),
+        Ours => {
+            let mut command = point_to_point("org/ns/alice");
+            command.args(["--remote", "org/ns/bob", "--message", "hello", "--iterations", "2"]);
+            command.args(if mode == Reliable { &["--sticky"][..] } else { &[] });
+            Process::start("sender", &mut command)
+        }
+    };
+    sender.expect_success();
+    let count = if from == Ours { 2 } else { 3 };
+    let answer = if at == Wheel { "hello from upstream" } else { "hello from " };
+    assert_eq!(sender.count(answer), count, "{}", sender.output());
+    assert_eq!(sender.count("received error"), 0, "{}", sender.output());
+    match at {
+        Wheel => {
+            receiver.wait_for("end of the session", |line| line.contains("session-end"));
+            assert_eq!(receiver.count("\"payload\": \"hello\""), count, "{}", receiver.output());
+        }
+        Ours => {
+            receiver.wait_for_count("replies: hello from", count);
+            receiver.signal("-INT");
+            receiver.expect_success();
+            assert_eq!(receiver.count("received a new session:"), 1, "{}", receiver.output());
+            let hello = |line: &&str| line.ends_with("): hello");
+            assert_eq!(receiver.output().lines().filter(hello).count(), count);
+            assert_eq!(receiver.count("! Error"), 0, "{}", receiver.output());
+        }
+    }
+}
+
+macro_rules! c_cells {
+    ($($name:ident: $node:ident, $at:ident, $from:ident;)*) => {
+        mod c_programs_reliable {
+            use super::*;
+            $(#[test] fn $name() { c_programs($node, $at, $from, Reliable); })*
+        }
+        mod c_programs_best_effort {
+            use super::*;
+            $(#[test] fn $name() { c_programs($node, $at, $from, BestEffort); })*
+        }
+    };
+}
+
+c_cells! {
+    //                            node   receiver sender
+    node_c_receiver_c_sender_c:         Ours,  Ours,  Ours;
+    node_c_receiver_c_sender_wheel:     Ours,  Ours,  Wheel;
+    node_c_receiver_wheel_sender_c:     Ours,  Wheel, Ours;
+    node_c_receiver_wheel_sender_wheel: Ours,  Wheel, Wheel;
+    node_wheel_receiver_c_sender_c:     Wheel, Ours,  Ours;
+    node_wheel_receiver_c_sender_wheel: Wheel, Ours,  Wheel;
+    node_wheel_receiver_wheel_sender_c: Wheel, Wheel, Ours;
+}
+
+/// The example of the README, with each of its three parts replaced by the published implementation.
+fn hello_example(node: Who, at: Who, from: Who) {
     let _turn = Turn::take();
     let node = Node::start(node, "");
     let endpoint = node.endpoint();
     let mut at_process = match at {
         Wheel => receiver(Wheel, &node, ""),
         Ours => {
-            let mut command = hello();
+            let mut command = c_program("hello");
             command.args(["receive", &endpoint, "org/ns/bob"]).env("SLIM_SHARED_SECRET", SECRET);
             let process = Process::start("hello receive", &mut command);
             process.wait_for("name", |line| line.contains("waiting as org/ns/bob/"));
@@ -401,7 +483,7 @@ fn c_example(node: Who, at: Who, from: Who) {
         }
     };
     let mut command = match from {
-        Ours => hello(),
+        Ours => c_program("hello"),
         Wheel => wheel("send"),
     };
     match from {
@@ -424,11 +506,11 @@ fn c_example(node: Who, at: Who, from: Who) {
 }
 
 #[test]
-fn c_example_with_each_part_replaced() {
+fn hello_with_each_part_replaced() {
     for (node, at, from) in
         [(Ours, Ours, Ours), (Wheel, Ours, Ours), (Ours, Wheel, Ours), (Ours, Ours, Wheel)]
     {
-        c_example(node, at, from);
+        hello_example(node, at, from);
     }
 }
 

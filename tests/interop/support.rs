@@ -170,10 +170,10 @@ pub fn listening_port(process: &Process) -> u16 {
     line.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// The C example, which `make test` builds.
-pub fn hello() -> Command {
-    let path = root().join("target/examples-c/hello");
-    assert!(path.exists(), "the C example is not built: run `make test`");
+/// An example program in C, which `make test` builds.
+pub fn c_program(name: &str) -> Command {
+    let path = root().join("target/examples-c").join(name);
+    assert!(path.exists(), "the C programs are not built: run `make test`");
     Command::new(path)
 }
 
