@@ -147,3 +147,19 @@ fn a20_a_static_library_needs_what_slim_pc_says() {
     let private = package.split_once("Libs.private: ").unwrap().1;
     assert_eq!(private.lines().next(), wanted.lines().next().map(str::trim));
 }
+
+/// What `make` leaves in target/release, stripped, as packagers do.
+#[test]
+fn the_stripped_library_has_at_most_6_mb() {
+    let built = root().join("target/release/libslim.so");
+    if !built.exists() {
+        return eprintln!("target/release/libslim.so is not there: its size is not looked at");
+    }
+    let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stripped.so");
+    run(Command::new("strip").arg("-o").arg(&stripped).arg(built));
+    let size = std::fs::metadata(&stripped).unwrap().len();
+    assert!(size <= 6_000_000, "{size} bytes");
+    // It is what was meant.
+    assert!(size > 500_000, "{size} bytes");
+    std::fs::remove_file(stripped).unwrap();
+}
