@@ -191,3 +191,32 @@ pub(crate) fn pipe() -> io::Result<(Ours<PipeReader>, Ours<PipeWriter>)> {
     }
     Ok((opening.own(reader), opening.own(writer)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_what_a_parent_opened_closes_nothing_in_its_child() {
+        install();
+        let (reader, writer) = pipe().unwrap();
+        let number = reader.as_raw_fd();
+        // SAFETY: the child looks at two descriptors, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // The number is free, and somebody else's then.
+            // SAFETY: as above.
+            let taken = unsafe { libc::fcntl(2, libc::F_DUPFD, number) };
+            drop((reader, writer));
+            // SAFETY: as above.
+            unsafe {
+                let open = libc::fcntl(number, libc::F_GETFD) >= 0;
+                libc::_exit(if taken == number && open { 0 } else { 1 });
+            }
+        }
+        let mut status = -1;
+        // SAFETY: the status is a number.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0);
+    }
+}
