@@ -92,7 +92,8 @@ typedef enum {
     SLIM_ERR_NOT_FOUND = -6,
     // The participant, subscription or listener is there already.
     SLIM_ERR_EXISTS = -7,
-    // Not possible for this kind of session, in its present state, or for a non-moderator.
+    // Not possible for this kind of session, in its present state, for a non-moderator, or in a log
+    // callback.
     SLIM_ERR_NOT_ALLOWED = -8,
     // A payload, a name or a metadata entry is over its limit.
     SLIM_ERR_TOO_LARGE = -9,
@@ -193,8 +194,9 @@ typedef struct slim_session slim_session;
 //
 // It is called from any thread, the library's own included, also from several at once. It must
 // not block: calls that would have to wait return SLIM_ERR_NOT_ALLOWED in it, and what they log is
-// dropped. A process that it forks must not return from it. Secrets, tokens and payloads are never
-// logged.
+// dropped. A child that it forks must not return from it.
+//
+// Secrets, tokens and payloads are never logged.
 typedef void (*slim_log_fn)(void *user, int32_t level, const char *target, const char *message);
 
 // One entry of metadata. Both strings are UTF-8 and NUL-terminated.

@@ -46,8 +46,8 @@ pub fn set(level: LevelFilter, sink: Sink) {
         // The sink that sets another cannot wait for itself. Two that do so do not wait for each
         // other: whoever is inside a sink waits for that one or for a newer one, and for its own
         // only whoever replaced it.
-        let own = INSIDE.try_with(Cell::get).ok().flatten() == Some(Arc::as_ptr(&before));
-        while before.running.load(Ordering::SeqCst) > usize::from(own) {
+        let own = usize::from(before.has_this_thread());
+        while before.running.load(Ordering::SeqCst) > own {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
@@ -120,10 +120,10 @@ pub(crate) fn hold() -> Held {
 }
 
 impl Held {
-    /// In the child no thread is inside a sink.
+    /// In the child no other thread is inside a sink.
     pub(crate) fn start_anew(&self) {
         if let Some(active) = &*self.0 {
-            active.running.store(0, Ordering::SeqCst);
+            active.running.store(usize::from(active.has_this_thread()), Ordering::SeqCst);
         }
     }
 }
@@ -189,6 +189,11 @@ fn inside(act: impl FnOnce(&Active)) {
 }
 
 impl Active {
+    /// Whether this thread is inside this sink.
+    fn has_this_thread(&self) -> bool {
+        INSIDE.try_with(Cell::get).is_ok_and(|sink| sink == Some(std::ptr::from_ref(self)))
+    }
+
     fn log(&self, record: &Record<'_>, now: Instant) {
         let text = one_line(record.args().to_string());
         // Never waited for: a child of fork() may have been left with it locked.

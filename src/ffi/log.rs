@@ -32,8 +32,9 @@ pub enum slim_log_level {
 ///
 /// It is called from any thread, the library's own included, also from several at once. It must
 /// not block: calls that would have to wait return SLIM_ERR_NOT_ALLOWED in it, and what they log is
-/// dropped. A process that it forks must not return from it. Secrets, tokens and payloads are never
-/// logged.
+/// dropped. A child that it forks must not return from it.
+///
+/// Secrets, tokens and payloads are never logged.
 pub type slim_log_fn = Option<
     unsafe extern "C" fn(
         user: *mut c_void,

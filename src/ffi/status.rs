@@ -32,7 +32,8 @@ pub enum slim_status {
     SLIM_ERR_NOT_FOUND = -6,
     /// The participant, subscription or listener is there already.
     SLIM_ERR_EXISTS = -7,
-    /// Not possible for this kind of session, in its present state, or for a non-moderator.
+    /// Not possible for this kind of session, in its present state, for a non-moderator, or in a log
+    /// callback.
     SLIM_ERR_NOT_ALLOWED = -8,
     /// A payload, a name or a metadata entry is over its limit.
     SLIM_ERR_TOO_LARGE = -9,

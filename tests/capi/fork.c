@@ -343,7 +343,7 @@ int main(int argc, char **argv)
 
     if (argc > 1)
         return first();
-    in_the_midst_of_the_first(argv[0], on_valgrind() ? 1 : soak ? 300 : 20);
+    in_the_midst_of_the_first(argv[0], on_valgrind() ? 1 : soak ? 1000 : 20);
     before = descriptors();
     talk_begin(&parent.talk, NULL);
     parent.hub = server(parent.endpoint);
@@ -384,7 +384,7 @@ int main(int argc, char **argv)
     CHECK(gets_readable(slim_session_fd(parent.talk.ours)));
     OK(slim_op_wait(parent.op, 0));
 
-    under_load(on_valgrind() ? 2 : soak ? 300 : 20, before);
+    under_load(on_valgrind() ? 2 : soak ? 1000 : 20, before);
     ends_for_the_peer(parent.hub);
     parent.hub = NULL;
     /* Valgrind follows no bare clone(). */
