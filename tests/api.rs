@@ -124,9 +124,8 @@ fn a_killed_peer_is_undelivered_and_offline() {
     let (node, bob) = peer("org/ns/bob", &endpoint);
     let ours = alice.open(&quick(), "org/ns/bob", PATIENCE).unwrap();
     let theirs = bob.accept(false, PATIENCE).unwrap();
-    // As good as dead: nothing is read or written any more.
-    std::mem::forget(theirs);
-    std::mem::forget(bob);
+    // As good as dead: nothing is read or written any more, and nobody takes leave.
+    let _kept = (theirs, bob);
     node.stop();
     node.wait(PATIENCE).unwrap();
     // A stopped node says goodbye; what matters here is that the end is bounded and named.
