@@ -583,7 +583,8 @@ impl History {
     }
 
     fn close(&mut self, talk: usize, side: usize) {
-        let sure = self.is_whole(talk) && self.calm.is_some();
+        // A goodbye without a second try, or its answer, may be lost with a replaced link.
+        let sure = self.is_whole(talk) && self.calm.is_some() && self.outlasts_links(talk);
         let Some(end) = &mut self.talks[talk].ends[side] else { return };
         end.closed = true;
         let key = end.key;
