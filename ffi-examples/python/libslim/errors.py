@@ -40,7 +40,7 @@ class ExistsError(SlimError):
 
 
 class NotAllowedError(SlimError):
-    """Not possible for this kind of session, in its present state, or for a non-moderator."""
+    """Not possible for this kind of session, in its present state, for a non-moderator, or in a log callback."""
 
 
 class TooLargeError(SlimError):
