@@ -78,6 +78,10 @@ pub const ENDED_SESSIONS: usize = 128;
 pub const ENDED_SESSION_TIME: Duration = Duration::from_secs(30);
 /// Fanout of messages to everybody.
 pub const FANOUT_ALL: u32 = 256;
+/// Changes of a group that are kept for a member which cannot be reached.
+pub const MISSED_UPDATES: usize = 1024;
+/// Removed members that did not confirm it and are remembered, to be told again.
+pub const UNCONFIRMED_REMOVALS: usize = 1024;
 /// Hops that a message may make.
 pub const TTL: u32 = 8;
 /// Time between two tries of a subscription.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::unexpected;
-use super::{Fields, Item, Kind, Message, Op, Retry, Timeout};
+use super::{Direction, Fields, Item, Kind, Message, Op, Retry, Timeout};
 use crate::driver::{
     check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
     Shared,
@@ -22,6 +22,8 @@ pub struct SessionOptions {
     pub kind: Kind,
     /// Acknowledged and ordered delivery, sent again as this says; `None`: best effort.
     pub reliable: Option<Retry>,
+    /// Which way data goes at this side.
+    pub direction: Direction,
     /// Pairs that the peer sees with the session.
     pub metadata: BTreeMap<String, String>,
     /// Whether events come out of the session's inbox.
@@ -31,8 +33,8 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     /// Point to point, reliable: ten retries, one second apart.
     fn default() -> SessionOptions {
-        let SessionConfig { kind, reliable, metadata } = SessionConfig::default();
-        SessionOptions { kind, reliable, metadata, events: false }
+        let SessionConfig { kind, reliable, direction, metadata } = SessionConfig::default();
+        SessionOptions { kind, reliable, direction, metadata, events: false }
     }
 }
 
@@ -43,8 +45,8 @@ impl SessionOptions {
     }
 
     pub(super) fn config(&self) -> Result<SessionConfig> {
-        let SessionOptions { kind, reliable, metadata, .. } = self.clone();
-        let config = SessionConfig { kind, reliable, metadata };
+        let SessionOptions { kind, reliable, direction, metadata, .. } = self.clone();
+        let config = SessionConfig { kind, reliable, direction, metadata };
         config.check()?;
         Ok(config)
     }

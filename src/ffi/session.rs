@@ -10,7 +10,7 @@ use super::participants::slim_participants;
 use super::status::{guard, guard_number, slim_status};
 use super::{c_string, check_fields_size, free, give, handle, optional_string, pairs, place};
 use super::{sized, slim_pair, string, timeout, CPairs, Handle, Process};
-use crate::api::{Kind, PublishOptions, Retry, Session, SessionOptions};
+use crate::api::{Direction, Kind, PublishOptions, Retry, Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::name::Name;
 
@@ -191,21 +191,23 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
         Err(Error::InvalidArgument(format!("options.{what} is {value}, which means nothing")))
     };
     let not_yet = |what: &str| Err(Error::Unsupported(format!("{what} is not supported yet")));
-    match options.kind {
-        0 | 1 => {}
-        2 => return not_yet("a group session (options.kind)"),
+    let kind = match options.kind {
+        0 | 1 => Kind::PointToPoint,
+        2 => Kind::Group,
         other => return bad("kind", other),
-    }
+    };
     match options.addressing {
         0 => {}
         1 => return not_yet("anycast (options.addressing)"),
         other => return bad("addressing", other),
     }
-    match options.direction {
-        0 => {}
-        1..=3 => return not_yet("a one-way session (options.direction)"),
+    let direction = match options.direction {
+        0 => Direction::Both,
+        1 => Direction::SendOnly,
+        2 => Direction::ReceiveOnly,
+        3 => Direction::Neither,
         other => return bad("direction", other),
-    }
+    };
     match options.mls {
         0 => {}
         1 => return not_yet("MLS (options.mls)"),
@@ -242,7 +244,7 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
     };
     // SAFETY: promised by the caller.
     let metadata = unsafe { pairs(options.metadata, options.metadata_len)? };
-    Ok(SessionOptions { kind: Kind::PointToPoint, reliable, metadata, events })
+    Ok(SessionOptions { kind, reliable, direction, metadata, events })
 }
 
 /// Fills `fields` with what is known about the session.

@@ -39,6 +39,10 @@ impl Connection {
     pub(super) fn is_up(&self) -> bool {
         self.up
     }
+
+    pub(super) fn is_dialled(&self) -> bool {
+        self.dialled.is_some()
+    }
 }
 
 /// What a connection that we dialled needs to be made again.
@@ -465,7 +469,7 @@ impl Node {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.timers.set(Timer::Connection(id), None);
         self.router.disconnect(id);
-        self.forget_subscriptions(id, &reason.text);
+        self.forget_subscriptions(id, &reason.text, now);
         if let Some(Dialled { waiting: Some((op, _)), config, .. }) = connection.dialled {
             let endpoint = &config.endpoint.text;
             let text = format!("cannot connect to {endpoint}: {reason}");

@@ -8,7 +8,7 @@ use crate::limits;
 use crate::link::Origin;
 use crate::router::{ConnectionId, ConnectionKind};
 use crate::session::app::{About, Output as AppOutput};
-use crate::session::{AppId, Context};
+use crate::session::{AppId, Context, Route};
 use crate::wire::{Frame, FrameKind, Message};
 
 impl Node {
@@ -25,7 +25,7 @@ impl Node {
             return log::debug!("connection {from}: dropped: {error}");
         }
         if frame.kind() == FrameKind::SubscriptionAck {
-            return self.on_subscription_ack(from, &frame);
+            return self.on_subscription_ack(from, &frame, now);
         }
         if !frame.count_hop() {
             self.dropped += 1;
@@ -155,8 +155,14 @@ impl Node {
                 while let Some(output) = self.apps.get_mut(&id).and_then(|l| l.app.poll_output()) {
                     idle = false;
                     match output {
-                        AppOutput::Send { message, about, via } => {
-                            self.send_from_app(id, message, about, via, &mut local, now);
+                        AppOutput::Send { message, about, route } => {
+                            self.send_from_app(id, message, about, route, &mut local, now);
+                        }
+                        AppOutput::Join { session, channels, connection, ticket } => {
+                            self.join(session, channels, connection, ticket, now);
+                        }
+                        AppOutput::Leave { session, channels } => {
+                            self.leave(session, channels, now);
                         }
                         other => self.outputs.extend(Option::<Output>::from(other)),
                     }
@@ -177,7 +183,7 @@ impl Node {
         id: AppId,
         mut message: Box<Message>,
         about: About,
-        via: Option<ConnectionId>,
+        route: Route,
         local: &mut VecDeque<(AppId, ConnectionId, Message)>,
         now: Now,
     ) {
@@ -191,13 +197,24 @@ impl Node {
         let mut frame = Frame::new(message);
         let Some(destination) = frame.destination() else { return };
         let mut targets = Vec::new();
-        match via.filter(|via| self.is_usable(*via)) {
-            Some(via) => targets.push(via),
-            None => self.router.route(destination, frame.fanout(), from, &mut targets),
+        match route {
+            Route::Over(via) if self.is_usable(via) => targets.push(via),
+            Route::Over(_) | Route::Any => {
+                self.router.route(destination, frame.fanout(), from, &mut targets);
+            }
+            Route::Channel(connections) => {
+                self.router.subscribers(destination, frame.fanout(), from, &mut targets);
+                for connection in connections {
+                    // Apps of this node, and those that dialled it, are among the subscribers.
+                    if self.subscribes_over(connection) && !targets.contains(&connection) {
+                        targets.push(connection);
+                    }
+                }
+            }
         }
         if targets.is_empty() {
             let text = format!("message processing error: no matching found for {destination}");
-            return self.with_app(id, now, |app, _| app.handle_no_match(&about, &text));
+            return self.with_app(id, now, |app, cx| app.handle_no_match(&about, &text, cx));
         }
         let origin = match (about.session, about.credit) {
             (Some(session), Some(bytes)) => Origin::Publish(session, bytes),
@@ -213,7 +230,11 @@ impl Node {
                 Some(app) => {
                     local.extend(frame.clone().into_message().map(|message| (*app, from, message)));
                 }
-                None => on_its_way |= self.send_to(target, &mut frame, from, origin, now).is_some(),
+                // Its room comes back once, with the first link that takes it.
+                None if on_its_way => {
+                    self.send_to(target, &mut frame, from, Origin::Link, now);
+                }
+                None => on_its_way = self.send_to(target, &mut frame, from, origin, now).is_some(),
             }
         }
         if !on_its_way {

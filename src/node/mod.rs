@@ -23,7 +23,9 @@ use crate::link::{Age, Identity, Link, LinkConfig, Origin};
 use crate::name::Name;
 use crate::router::{ConnectionId, ConnectionKind, Gateway, Router};
 use crate::session::app::{App, Output as AppOutput};
-use crate::session::{AppId, Context, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
+use crate::session::{
+    AppId, Context, Direction, Fields, Item, OpId, Payload, SessionConfig, SessionKey,
+};
 use connection::Connection;
 pub use connection::ConnectionInfo;
 use subscription::Subscriptions;
@@ -415,6 +417,53 @@ impl Node {
         self.with_session(session, op, now, |app, cx| app.publish(session, payload, op, cx));
     }
 
+    /// Publishes a message to one member of a group; with `op` its outcome is reported.
+    pub fn publish_to(
+        &mut self,
+        session: SessionKey,
+        member: &Name,
+        payload: Payload,
+        op: Option<OpId>,
+        now: Now,
+    ) {
+        self.with_session(session, op, now, |app, cx| {
+            app.publish_to(session, member, payload, op, cx);
+        });
+    }
+
+    /// Invites somebody into a group. `op` is answered when it has joined and everybody knows.
+    pub fn invite(&mut self, session: SessionKey, name: Name, op: Option<OpId>, now: Now) {
+        self.with_session(session, op, now, |app, cx| {
+            app.act(session, op, |session| session.invite(name, op, cx));
+        });
+    }
+
+    /// Removes somebody from a group. `op` is answered when everybody knows.
+    pub fn remove(&mut self, session: SessionKey, name: Name, op: Option<OpId>, now: Now) {
+        self.with_session(session, op, now, |app, cx| {
+            app.act(session, op, |session| session.remove(name, op, cx));
+        });
+    }
+
+    /// Goes away from a group for a while, or comes back. `op` is answered when everybody knows.
+    pub fn set_away(&mut self, session: SessionKey, away: bool, op: Option<OpId>, now: Now) {
+        self.with_session(session, op, now, |app, cx| {
+            app.act(session, op, |session| session.set_presence(away, op, cx));
+        });
+    }
+
+    /// Nobody waits for an invitation or removal any more; an invitation is taken back.
+    pub fn cancel(&mut self, session: SessionKey, op: OpId, now: Now) {
+        self.with_session(session, None, now, |app, cx| {
+            app.act(session, None, |session| session.cancel(op, cx));
+        });
+    }
+
+    /// Which way data goes in sessions that others open to an app from now on.
+    pub fn set_direction(&mut self, app: AppId, direction: Direction, now: Now) {
+        self.with_app(app, now, |app, _| app.set_direction(direction));
+    }
+
     /// Closes a session.
     pub fn close_session(&mut self, session: SessionKey, op: Option<OpId>, now: Now) {
         self.with_session(session, op, now, |app, cx| app.close(session, op, cx));
@@ -545,10 +594,6 @@ impl Node {
         self.outputs.extend(op.map(|op| Output::Done(op, result)));
     }
 
-    fn done_all(&mut self, ops: Vec<OpId>, result: &Result<Value>) {
-        self.outputs.extend(ops.into_iter().map(|op| Output::Done(op, result.clone())));
-    }
-
     /// Gives credit back for bytes that have left a link.
     fn taken(&mut self, origin: Origin, bytes: usize, now: Now) {
         match origin {
@@ -600,7 +645,7 @@ impl From<AppOutput> for Option<Output> {
     /// What an app says to its application; `None` for what the node itself has to do.
     fn from(output: AppOutput) -> Option<Output> {
         Some(match output {
-            AppOutput::Send { .. } => return None,
+            AppOutput::Send { .. } | AppOutput::Join { .. } | AppOutput::Leave { .. } => return None,
             AppOutput::Done(op, result) => Output::Done(op, result.map(|()| Value::Nothing)),
             AppOutput::NewSession(key, fields) => Output::NewSession(key, fields),
             AppOutput::Item(key, item) => Output::Item(key, item),

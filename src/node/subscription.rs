@@ -1,18 +1,19 @@
 //! Subscriptions: those of others in our table, and those of our apps at other nodes, with their
 //! acknowledgements (spec 01 section 7, spec 02 section 6).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use super::connection::Connection;
 use super::{Node, Timer, Value};
 use crate::clock::Now;
 use crate::entropy::Entropy;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::link::Origin;
-use crate::name::Name;
-use crate::router::ConnectionId;
-use crate::session::{AppId, OpId};
+use crate::name::{EncodedName, Name};
+use crate::router::{ConnectionId, ConnectionKind};
+use crate::session::{AppId, OpId, SessionKey};
 use crate::wire::{
     Frame, FrameKind, Message, MessageType, SlimHeader, Subscribe, SubscriptionAck, Unsubscribe,
 };
@@ -22,12 +23,16 @@ pub(super) struct Subscriptions {
     /// By the number that they have on the wire now; it changes when a connection is made again.
     by_id: BTreeMap<u64, Subscription>,
     next_id: u64,
+    /// The channels of groups, and the sessions of the app that need them.
+    channels: BTreeMap<(AppId, EncodedName), BTreeSet<SessionKey>>,
 }
 
 struct Subscription {
     app: AppId,
     name: Name,
     connection: ConnectionId,
+    /// Of a group, not of the app.
+    channel: bool,
     /// Taking it back, not asking for it.
     leaving: bool,
     /// Asked for, not yet answered.
@@ -38,14 +43,22 @@ struct Subscription {
 struct Waiting {
     tries_left: u32,
     due: Instant,
-    /// The calls that wait, until then.
-    ops: Vec<OpId>,
+    /// Who waits, until then.
+    ops: Vec<Waiter>,
     until: Instant,
+}
+
+/// Who waits for an acknowledgement.
+#[derive(Clone, Copy)]
+enum Waiter {
+    Call(OpId),
+    /// A session that enters a group over this connection.
+    Session { key: SessionKey, connection: ConnectionId, ticket: u32 },
 }
 
 impl Subscription {
     /// Nobody waits any more: those who did.
-    fn take_ops(&mut self) -> Vec<OpId> {
+    fn take_ops(&mut self) -> Vec<Waiter> {
         self.waiting.take().map(|waiting| waiting.ops).unwrap_or_default()
     }
 }
@@ -53,7 +66,8 @@ impl Subscription {
 impl Subscriptions {
     /// Numbers start anywhere: they must differ from those of other nodes.
     pub(super) fn new(entropy: &mut dyn Entropy) -> Subscriptions {
-        Subscriptions { by_id: BTreeMap::new(), next_id: entropy.next_u64() }
+        let (by_id, channels) = (BTreeMap::new(), BTreeMap::new());
+        Subscriptions { by_id, channels, next_id: entropy.next_u64() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -121,12 +135,72 @@ impl Node {
         // Known to the router as long as the app is there.
         let _ = self.router.subscribe(from, name.encoded(), 0);
         if let Some(id) = self.subscriptions.find(app, &name, connection) {
-            self.subscribe_again(id, op, now);
+            self.subscribe_again(id, Waiter::Call(op), now);
             return Ok(());
         }
-        self.start_subscription(app, name, connection, vec![op], now);
+        self.start_subscription(app, name, connection, false, vec![Waiter::Call(op)], now);
         self.settle(now);
         Ok(())
+    }
+
+    /// A session needs the channels of a group: here, and from the node at the other side of a
+    /// connection that this side dialled. Who dials us subscribes what it wants itself.
+    pub(super) fn join(
+        &mut self,
+        key: SessionKey,
+        channels: [Name; 2],
+        connection: ConnectionId,
+        ticket: u32,
+        now: Now,
+    ) {
+        let Some(local) = self.apps.get(&key.app).map(|local| local.connection) else { return };
+        for name in channels {
+            let users = self.subscriptions.channels.entry((key.app, name.encoded()));
+            users.or_default().insert(key);
+            let waiter = Waiter::Session { key, connection, ticket };
+            let here = self.router.subscribe(local, name.encoded(), 0);
+            let outside = self.subscribes_over(connection);
+            match (here, self.subscriptions.find(key.app, &name, connection)) {
+                (Err(error), _) => {
+                    let error = Error::Limit(error.to_string());
+                    self.answer(vec![waiter], &Err(error), now);
+                }
+                (Ok(()), _) if !outside => self.answer(vec![waiter], &Ok(()), now),
+                (Ok(()), Some(id)) => self.subscribe_again(id, waiter, now),
+                (Ok(()), None) => {
+                    let waiters = vec![waiter];
+                    self.start_subscription(key.app, name, connection, true, waiters, now);
+                }
+            }
+        }
+    }
+
+    /// Whether the other side of a connection knows what this side wants only when it is told.
+    pub(super) fn subscribes_over(&self, connection: ConnectionId) -> bool {
+        let dialled = self.connections.get(&connection).is_some_and(Connection::is_dialled);
+        dialled || self.router.kind(connection) == Some(ConnectionKind::Remote)
+    }
+
+    /// A session does not need the channels of a group any more; other sessions may.
+    pub(super) fn leave(&mut self, key: SessionKey, channels: [Name; 2], now: Now) {
+        for name in channels {
+            let place = (key.app, name.encoded());
+            let Some(users) = self.subscriptions.channels.get_mut(&place) else { continue };
+            users.remove(&key);
+            if !users.is_empty() {
+                continue;
+            }
+            self.subscriptions.channels.remove(&place);
+            if let Some(local) = self.apps.get(&key.app) {
+                // It may have been refused.
+                let _ = self.router.unsubscribe(local.connection, name.encoded(), 0);
+            }
+            let subscribed =
+                |s: &Subscription| s.app == key.app && s.name == name && s.channel && !s.leaving;
+            for id in self.subscriptions_of(subscribed) {
+                self.take_back(id, None, now);
+            }
+        }
     }
 
     /// Takes a subscription back.
@@ -144,7 +218,7 @@ impl Node {
         let Some(id) = self.subscriptions.find(app, &name, connection) else {
             return Err(Error::NotFound(format!("subscription not found: {name}")));
         };
-        self.take_back(id, op, now);
+        self.take_back(id, Some(op), now);
         self.drop_alias(app, &name);
         self.settle(now);
         Ok(())
@@ -188,7 +262,8 @@ impl Node {
         app: AppId,
         name: Name,
         connection: ConnectionId,
-        ops: Vec<OpId>,
+        channel: bool,
+        ops: Vec<Waiter>,
         now: Now,
     ) {
         let id = self.subscriptions.new_id();
@@ -196,6 +271,7 @@ impl Node {
             app,
             name,
             connection,
+            channel,
             leaving: false,
             waiting: None,
             acknowledged: false,
@@ -206,10 +282,10 @@ impl Node {
 
     /// Somebody asks for what was asked for before: there is an answer, or one is waited for, or it
     /// is asked for again.
-    fn subscribe_again(&mut self, id: u64, op: OpId, now: Now) {
+    fn subscribe_again(&mut self, id: u64, op: Waiter, now: Now) {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         match &mut subscription.waiting {
-            _ if subscription.acknowledged => self.done(Some(op), Ok(Value::Nothing)),
+            _ if subscription.acknowledged => self.answer(vec![op], &Ok(()), now),
             Some(waiting) => {
                 waiting.ops.push(op);
                 waiting.until = now.mono + limits::SUBSCRIPTION_WAIT;
@@ -219,24 +295,39 @@ impl Node {
         }
     }
 
-    fn take_back(&mut self, id: u64, op: OpId, now: Now) {
+    fn take_back(&mut self, id: u64, op: Option<OpId>, now: Now) {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         subscription.leaving = true;
         let before = subscription.take_ops();
         let (name, connection) = (&subscription.name, subscription.connection);
         let text = format!("the subscription of {name} was taken back before its acknowledgement");
-        self.done_all(before, &Err(Error::Closed(text)));
+        self.answer(before, &Err(Error::Closed(text)), now);
         if self.connections.get(&connection).is_some_and(|c| c.is_up()) {
-            return self.ask(id, vec![op], now);
+            return self.ask(id, op.map(Waiter::Call).into_iter().collect(), now);
         }
         // The other node has forgotten it with the link.
         self.subscriptions.by_id.remove(&id);
         self.timers.set(Timer::Subscription(id), None);
-        self.done(Some(op), Ok(Value::Nothing));
+        self.done(op, Ok(Value::Nothing));
+    }
+
+    /// Those who waited for an acknowledgement are told.
+    fn answer(&mut self, waiters: Vec<Waiter>, result: &Result<()>, now: Now) {
+        for waiter in waiters {
+            let result = result.clone();
+            match waiter {
+                Waiter::Call(op) => self.done(Some(op), result.map(|()| Value::Nothing)),
+                Waiter::Session { key, connection, ticket } => {
+                    self.with_app(key.app, now, |app, cx| {
+                        app.handle_channel(key, connection, ticket, result, cx);
+                    });
+                }
+            }
+        }
     }
 
     /// Sends a request and waits for its ack.
-    fn ask(&mut self, id: u64, ops: Vec<OpId>, now: Now) {
+    fn ask(&mut self, id: u64, ops: Vec<Waiter>, now: Now) {
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         let waiting = Waiting {
             tries_left: limits::SUBSCRIPTION_RETRIES,
@@ -260,7 +351,12 @@ impl Node {
         let (connection, leaving) = (subscription.connection, subscription.leaving);
         let name = subscription.name.clone();
         let Some(local) = self.apps.get_mut(&subscription.app) else { return };
-        let identity = match local.app.token(now, &mut *self.entropy) {
+        // Those of channels carry none (spec 03 section 2).
+        let identity = match subscription.channel {
+            true => Ok(String::new()),
+            false => local.app.token(now, &mut *self.entropy),
+        };
+        let identity = match identity {
             Ok(token) => token,
             Err(error) => return log::error!("no token for a subscription: {error}"),
         };
@@ -289,7 +385,12 @@ impl Node {
     }
 
     /// An answer to one of our requests; unknown ones mean nothing.
-    pub(super) fn on_subscription_ack(&mut self, from: ConnectionId, frame: &Frame<'_>) {
+    pub(super) fn on_subscription_ack(
+        &mut self,
+        from: ConnectionId,
+        frame: &Frame<'_>,
+        now: Now,
+    ) {
         let Some(ack) = frame.subscription_ack() else { return };
         let id = ack.subscription_id;
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
@@ -299,7 +400,7 @@ impl Node {
         let ops = subscription.take_ops();
         subscription.acknowledged = ack.success;
         let result = match ack.success {
-            true => Ok(Value::Nothing),
+            true => Ok(()),
             false => {
                 let (name, error) = (&subscription.name, &ack.error);
                 let what = if subscription.leaving { "unsubscription" } else { "subscription" };
@@ -309,12 +410,14 @@ impl Node {
             }
         };
         if subscription.leaving || !ack.success {
-            if let Some(Subscription { app, name, .. }) = self.subscriptions.by_id.remove(&id) {
+            if let Some(Subscription { app, name, channel: false, .. }) =
+                self.subscriptions.by_id.remove(&id)
+            {
                 self.drop_alias(app, &name);
             }
         }
         self.arm_subscription(id);
-        self.done_all(ops, &result);
+        self.answer(ops, &result, now);
     }
 
     /// A request is due to be repeated, or its caller has waited long enough.
@@ -341,7 +444,7 @@ impl Node {
         }
         self.arm_subscription(id);
         let text = format!("waiting for the acknowledgement of {name}: ack timed out");
-        self.done_all(late, &Err(Error::Timeout(text)));
+        self.answer(late, &Err(Error::Timeout(text)), now);
     }
 
     /// A connection is up again: everything that was subscribed over it is subscribed anew, under
@@ -354,23 +457,30 @@ impl Node {
             let ops = subscription.take_ops();
             if subscription.leaving {
                 // The other node has forgotten it with the old link.
-                self.done_all(ops, &Ok(Value::Nothing));
+                self.answer(ops, &Ok(()), now);
                 continue;
             }
-            let Subscription { app, name, .. } = subscription;
-            self.start_subscription(app, name, connection, ops, now);
+            let Subscription { app, name, channel, .. } = subscription;
+            self.start_subscription(app, name, connection, channel, ops, now);
         }
     }
 
     /// A connection is gone for good.
-    pub(super) fn forget_subscriptions(&mut self, connection: ConnectionId, cause: &str) {
+    pub(super) fn forget_subscriptions(
+        &mut self,
+        connection: ConnectionId,
+        cause: &str,
+        now: Now,
+    ) {
         for id in self.subscriptions_of(|s| s.connection == connection) {
             self.timers.set(Timer::Subscription(id), None);
             let Some(mut gone) = self.subscriptions.by_id.remove(&id) else { continue };
-            self.drop_alias(gone.app, &gone.name);
+            if !gone.channel {
+                self.drop_alias(gone.app, &gone.name);
+            }
             let ops = gone.take_ops();
             let text = format!("connection not found: {connection} ({cause})");
-            self.done_all(ops, &Err(Error::NotFound(text)));
+            self.answer(ops, &Err(Error::NotFound(text)), now);
         }
     }
 
@@ -380,7 +490,7 @@ impl Node {
             if let Some(subscription) = self.subscriptions.by_id.get_mut(&id) {
                 subscription.leaving = true;
                 let ops = subscription.take_ops();
-                self.done_all(ops, &Err(Error::closed("app")));
+                self.answer(ops, &Err(Error::closed("app")), now);
             }
             self.send_subscription(id, now);
             self.subscriptions.by_id.remove(&id);

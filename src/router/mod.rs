@@ -161,11 +161,22 @@ impl Router {
         from: ConnectionId,
         targets: &mut Vec<ConnectionId>,
     ) {
-        self.table.matches(name, fanout, from, |_| true, targets);
+        self.subscribers(name, fanout, from, targets);
         let local = self.kind(from) == Some(ConnectionKind::Local);
         if targets.is_empty() && local {
             targets.extend(self.default_gateway());
         }
+    }
+
+    /// Finds those who subscribed `name`, and nobody else.
+    pub fn subscribers(
+        &mut self,
+        name: EncodedName,
+        fanout: u32,
+        from: ConnectionId,
+        targets: &mut Vec<ConnectionId>,
+    ) {
+        self.table.matches(name, fanout, from, |_| true, targets);
     }
 
     /// Sets which connection takes what nobody subscribed.

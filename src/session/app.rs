@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use super::{AppId, Fields, Session, SessionConfig, SessionKey};
-use super::{Context, Incoming, Item, Kind, OpId, Outgoing, Output as SessionOutput, Payload};
+use super::{Context, Direction, Incoming, Item, Kind, OpId, Outgoing, Payload, Route};
+use super::Output as SessionOutput;
 use crate::clock::{Now, Timers};
 use crate::entropy::Entropy;
 use crate::error::Error;
@@ -25,8 +26,13 @@ use crate::wire::{
 /// What an app wants of its node.
 #[derive(Debug)]
 pub(crate) enum Output {
-    /// Route this. `via`: over this connection if it is there.
-    Send { message: Box<Message>, about: About, via: Option<ConnectionId> },
+    /// Send this.
+    Send { message: Box<Message>, about: About, route: Route },
+    /// Subscribe the channels of a group, here and over this connection. Each is answered by
+    /// [`App::handle_channel`], with the ticket.
+    Join { session: SessionKey, channels: [Name; 2], connection: ConnectionId, ticket: u32 },
+    /// The session does not need the channels any more.
+    Leave { session: SessionKey, channels: [Name; 2] },
     /// A call is answered.
     Done(OpId, Result<(), Error>),
     /// Somebody opened a session to this app.
@@ -60,6 +66,8 @@ pub(crate) struct App {
     provider: Box<dyn Provider>,
     verifier: Box<dyn Verifier>,
     binding: Binding,
+    /// Which way data goes in sessions that others open.
+    direction: Direction,
     /// Names that the app answers to, besides its own.
     aliases: BTreeSet<[u64; 3]>,
     sessions: HashMap<u32, Entry>,
@@ -115,6 +123,7 @@ impl App {
             provider,
             verifier,
             binding,
+            direction: Direction::Both,
             aliases: BTreeSet::new(),
             sessions: HashMap::new(),
             by_number: HashMap::new(),
@@ -150,6 +159,11 @@ impl App {
         self.aliases.remove(&name.components());
     }
 
+    /// Which way data goes in sessions that others open from now on.
+    pub(crate) fn set_direction(&mut self, direction: Direction) {
+        self.direction = direction;
+    }
+
     /// Opens a session. `op` is answered when it is ready, or has failed.
     pub(crate) fn open(
         &mut self,
@@ -159,9 +173,6 @@ impl App {
         cx: &mut Context<'_>,
     ) -> Result<SessionKey, Error> {
         config.check()?;
-        if config.kind == Kind::Group {
-            return Err(Error::Unsupported("groups are not supported yet".to_owned()));
-        }
         if *destination == self.name {
             let text = format!("{destination} is this app itself: a session needs another one");
             return Err(Error::InvalidArgument(text));
@@ -177,8 +188,8 @@ impl App {
                 break id;
             }
         };
-        let me = self.name.clone();
-        let session = Session::open(id, config, me, destination.clone(), op, cx);
+        let (me, subject) = (self.name.clone(), self.provider.subject());
+        let session = Session::open(id, config, me, subject, destination.clone(), op, cx);
         let key = self.insert(session);
         self.settle(id);
         Ok(key)
@@ -211,6 +222,45 @@ impl App {
             Some(()) => {}
             None => self.done_closed(op),
         }
+    }
+
+    /// Publishes a message to one member of a group.
+    pub(crate) fn publish_to(
+        &mut self,
+        key: SessionKey,
+        member: &Name,
+        payload: Payload,
+        op: Option<OpId>,
+        cx: &mut Context<'_>,
+    ) {
+        match self.with(key, |session| session.publish_to(member, payload, op, cx)) {
+            Some(()) => {}
+            None => self.done_closed(op),
+        }
+    }
+
+    /// Does something with a session; where it is over, `op` is told so.
+    pub(crate) fn act(
+        &mut self,
+        key: SessionKey,
+        op: Option<OpId>,
+        act: impl FnOnce(&mut Session),
+    ) {
+        if self.with(key, act).is_none() {
+            self.done_closed(op);
+        }
+    }
+
+    /// A channel of a session's group is subscribed over a connection, or is not.
+    pub(crate) fn handle_channel(
+        &mut self,
+        key: SessionKey,
+        connection: ConnectionId,
+        ticket: u32,
+        result: Result<(), Error>,
+        cx: &mut Context<'_>,
+    ) {
+        self.with(key, |session| session.handle_channel(connection, ticket, result, cx));
     }
 
     /// Closes a session.
@@ -247,9 +297,9 @@ impl App {
     }
 
     /// A message of ours found nobody.
-    pub(crate) fn handle_no_match(&mut self, about: &About, text: &str) {
+    pub(crate) fn handle_no_match(&mut self, about: &About, text: &str, cx: &mut Context<'_>) {
         let Some(key) = about.session else { return };
-        self.with(key, |session| session.handle_no_match(about, text));
+        self.with(key, |session| session.handle_no_match(about, text, cx));
     }
 
     /// A connection was lost or is back.
@@ -313,7 +363,9 @@ impl App {
             if header.session_type != kind as i32 {
                 return log::debug!("session {id}: another type of session, dropped");
             }
-            return self.handle_in_session(id, &message, incoming, cx);
+            if !self.is_invited_anew(id, &message, &incoming, cx) {
+                return self.handle_in_session(id, &message, incoming, cx);
+            }
         }
         match incoming.kind {
             SessionMessageType::DiscoveryRequest => {
@@ -324,11 +376,46 @@ impl App {
         }
     }
 
+    /// The moderator of a group looks for this very instance, though it is in the group: it was
+    /// removed and could not be told. What is left of the old session ends, so that it can be
+    /// answered.
+    fn is_invited_anew(
+        &mut self,
+        id: u32,
+        message: &Message,
+        incoming: &Incoming,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        let (kind, source) = (incoming.kind, &incoming.source);
+        let Some(Entry { session, .. }) = self.sessions.get(&id) else { return false };
+        let moderator = session.moderator_name();
+        if kind != SessionMessageType::DiscoveryRequest
+            || session.kind() != Kind::Group
+            || moderator != source
+            || moderator == session.me()
+            || incoming.destination.id() != self.name.id()
+            || self.knows_discovery(id, incoming)
+            || self.verify(message, source, cx.now).is_err()
+        {
+            return false;
+        }
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            entry.session.end("removed by the moderator", None);
+        }
+        self.settle(id);
+        true
+    }
+
+    fn knows_discovery(&self, session_id: u32, incoming: &Incoming) -> bool {
+        let wanted = (incoming.source.encoded(), session_id, incoming.message_id);
+        self.answered.iter().any(|a| (a.source, a.session_id, a.message_id) == wanted)
+    }
+
     fn handle_in_session(
         &mut self,
         id: u32,
         message: &Message,
-        incoming: Incoming,
+        mut incoming: Incoming,
         cx: &mut Context<'_>,
     ) {
         let control = incoming.kind.is_control();
@@ -344,8 +431,11 @@ impl App {
         if control {
             let moderator = entry.session.moderator_name();
             let foreign = for_moderator_only(incoming.kind) && incoming.source != *moderator;
-            let leaving = incoming.kind == SessionMessageType::LeaveRequest
-                && *moderator == *entry.session.me();
+            // To the moderator, members say these: they leave, or have been removed.
+            let leaving = matches!(
+                incoming.kind,
+                SessionMessageType::LeaveRequest | SessionMessageType::LeaveReply
+            ) && *moderator == *entry.session.me();
             if foreign && !leaving && self.binding != Binding::Off {
                 return log::warn!(
                     "session {id}: {:?} from {}, who is not the moderator, was dropped",
@@ -354,8 +444,8 @@ impl App {
                 );
             }
             // What is answered may be asked again: the answer was lost. All else counts once.
-            let repeated = !entry.seen.insert(&incoming);
-            if repeated && !is_answered_again(incoming.kind) {
+            incoming.repeated = !entry.seen.insert(&incoming);
+            if incoming.repeated && !is_answered_again(incoming.kind) {
                 return log::debug!("session {id}: a repeated {:?}", incoming.kind);
             }
         }
@@ -371,9 +461,9 @@ impl App {
         incoming: &Incoming,
         cx: &mut Context<'_>,
     ) {
-        if !self.is_for_us(&incoming.destination)
-            || header.session_type != SessionType::PointToPoint as i32
-        {
+        let session_type = SessionType::try_from(header.session_type);
+        let session_type = session_type.unwrap_or(SessionType::Unspecified);
+        if !self.is_for_us(&incoming.destination) || session_type == SessionType::Unspecified {
             return log::debug!("a discovery of {} was dropped", incoming.destination);
         }
         if let Err(error) = self.verify(message, &incoming.source, cx.now) {
@@ -390,7 +480,6 @@ impl App {
             CommandPayloadType::DiscoveryReply(Empty {}),
         );
         let me = incoming.destination.with_id(self.name.id());
-        let session_type = SessionType::PointToPoint;
         let sent = Envelope { me, session_id: header.session_id, session_type };
         self.send(&sent, reply, Some(incoming.connection));
     }
@@ -432,13 +521,17 @@ impl App {
         if !self.is_for_us(&incoming.destination) || !exact {
             return log::debug!("an invitation of {} was dropped", incoming.destination);
         }
-        if let Err(error) = self.verify(message, &incoming.source, cx.now) {
-            return log::warn!("an invitation of {} was dropped: {error}", incoming.source);
-        }
-        if header.session_type != SessionType::PointToPoint as i32 {
-            let source = &incoming.source;
-            return log::warn!("an invitation of {source} to a group was dropped: not supported");
-        }
+        let verified = match self.verify(message, &incoming.source, cx.now) {
+            Ok(verified) => verified,
+            Err(error) => {
+                return log::warn!("an invitation of {} was dropped: {error}", incoming.source);
+            }
+        };
+        let kind = match SessionType::try_from(header.session_type) {
+            Ok(SessionType::PointToPoint) => Kind::PointToPoint,
+            Ok(SessionType::Multicast) => Kind::Group,
+            _ => return log::debug!("an invitation to no kind of session was dropped"),
+        };
         if self.sessions.len() >= limits::SESSIONS {
             return log::warn!("an invitation was dropped: the app has too many sessions");
         }
@@ -446,7 +539,10 @@ impl App {
         for answered in self.answered.iter_mut() {
             answered.joined |= answered.source == source && answered.session_id == id;
         }
-        match Session::invited(id, incoming.destination.clone(), &incoming, cx) {
+        let (me, direction) = (incoming.destination.clone(), self.direction);
+        let invited = Session::invited(id, me, kind, direction, &incoming, cx)
+            .and_then(|session| self.check_channels(session, &verified));
+        match invited {
             Ok(session) => {
                 let key = self.insert(session);
                 log::debug!("session {id} ({key}): invited by {}", incoming.source);
@@ -459,6 +555,19 @@ impl App {
                 log::warn!("an invitation of {} was dropped: {why}", incoming.source);
             }
         }
+    }
+
+    /// The channels of a group have the ids that its moderator's identity gives them.
+    fn check_channels(&self, session: Session, verified: &Verified) -> Result<Session, String> {
+        if self.binding == Binding::Off || session.has_channels_of(&verified.claims.subject) {
+            return Ok(session);
+        }
+        let text = "the channels of the group are not those of its moderator".to_owned();
+        if self.binding == Binding::Warn {
+            log::warn!("identity binding: {}: {text}", session.moderator_name());
+            return Ok(session);
+        }
+        Err(text)
     }
 
     /// The last answer of an ended session was lost.
@@ -556,7 +665,6 @@ impl App {
             return;
         };
         let key = entry.key;
-        let via = entry.session.via();
         let mut last_reply = None;
         for output in entry.session.take_outputs() {
             self.outputs.push_back(match output {
@@ -567,8 +675,17 @@ impl App {
                         session_type: entry.session.kind().to_wire(),
                     };
                     let about = outgoing.about(Some(key));
+                    let route = entry.session.route(&outgoing.to);
                     let message = Box::new(sent.message(outgoing, &self.version));
-                    Output::Send { message, about, via }
+                    Output::Send { message, about, route }
+                }
+                SessionOutput::Join { connection, ticket } => {
+                    let Some(channels) = entry.session.channels() else { continue };
+                    Output::Join { session: key, channels, connection, ticket }
+                }
+                SessionOutput::Leave => {
+                    let Some(channels) = entry.session.channels() else { continue };
+                    Output::Leave { session: key, channels }
                 }
                 SessionOutput::Item(item) => Output::Item(key, item),
                 SessionOutput::Done(op, result) => Output::Done(op, result),
@@ -614,7 +731,8 @@ impl App {
     fn send(&mut self, sent: &Envelope, outgoing: Outgoing, via: Option<ConnectionId>) {
         let about = outgoing.about(None);
         let message = Box::new(sent.message(outgoing, &self.version));
-        self.outputs.push_back(Output::Send { message, about, via });
+        let route = via.map_or(Route::Any, Route::Over);
+        self.outputs.push_back(Output::Send { message, about, route });
     }
 
     /// Gives a message its token and, if it is a control message, its two signatures.
@@ -690,6 +808,7 @@ fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, I
         content: publish.msg.as_ref().and_then(|content| content.content_type.clone()),
         error: header.error.is_some(),
         connection,
+        repeated: false,
     };
     Some((session, incoming))
 }
@@ -737,7 +856,12 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
     use SessionMessageType as T;
     matches!(
         kind,
-        T::JoinRequest | T::GroupWelcome | T::GroupUpdate | T::GroupClose | T::LeaveRequest
+        T::JoinRequest
+            | T::GroupWelcome
+            | T::GroupUpdate
+            | T::GroupClose
+            | T::LeaveRequest
+            | T::UpdateParticipantState
     )
 }
 
@@ -797,6 +921,7 @@ mod tests {
             content: None,
             error: false,
             connection: ConnectionId(0),
+            repeated: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::limits;
-use crate::wire::{SessionType, TimerSettings};
+use crate::wire::{ParticipantSettings, SessionType, TimerSettings};
 
 /// With whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,42 @@ impl Kind {
         match self {
             Kind::PointToPoint => SessionType::PointToPoint,
             Kind::Group => SessionType::Multicast,
+        }
+    }
+}
+
+/// Which way data goes at one member. The others do not wait for acknowledgements of a member that
+/// takes no data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// It publishes and receives.
+    #[default]
+    Both,
+    /// It publishes; what the others publish is ignored.
+    SendOnly,
+    /// It receives; publishing fails.
+    ReceiveOnly,
+    /// Neither: it only takes part.
+    Neither,
+}
+
+impl Direction {
+    /// Whether it publishes.
+    pub fn sends(self) -> bool {
+        matches!(self, Direction::Both | Direction::SendOnly)
+    }
+
+    /// Whether it takes what others publish.
+    pub fn receives(self) -> bool {
+        matches!(self, Direction::Both | Direction::ReceiveOnly)
+    }
+
+    pub(super) fn from_wire(settings: ParticipantSettings) -> Direction {
+        match (settings.sends_data, settings.receives_data) {
+            (true, true) => Direction::Both,
+            (true, false) => Direction::SendOnly,
+            (false, true) => Direction::ReceiveOnly,
+            (false, false) => Direction::Neither,
         }
     }
 }
@@ -67,6 +103,8 @@ pub struct SessionConfig {
     pub kind: Kind,
     /// Acknowledged, ordered, retransmitted delivery; `None`: best effort.
     pub reliable: Option<Retry>,
+    /// Which way data goes at this side.
+    pub direction: Direction,
     /// Pairs that the peers see with the session.
     pub metadata: BTreeMap<String, String>,
 }
@@ -76,6 +114,7 @@ impl Default for SessionConfig {
         SessionConfig {
             kind: Kind::PointToPoint,
             reliable: Some(Retry::default()),
+            direction: Direction::Both,
             metadata: BTreeMap::new(),
         }
     }

@@ -8,11 +8,22 @@ use super::sender::{self, Outcome};
 use super::{config, Context, Event, Incoming, Item, Kind, Outgoing, Output, Payload};
 use super::{ReceivedMessage, Session};
 use crate::error::Error;
+use crate::limits;
 use crate::name::Name;
 use crate::wire::{ApplicationPayload, Content, ContentType, SessionMessageType};
 
 /// Marks a message to one member of a group.
 const PUBLISH_TO: &str = "PUBLISH_TO";
+
+/// A number for such a message: not one of the sequence, nor the last of all.
+pub(super) fn direct_id(cx: &mut Context<'_>) -> u32 {
+    loop {
+        match cx.entropy.next_u32() | sender::DIRECT {
+            u32::MAX => continue,
+            id => return id,
+        }
+    }
+}
 
 impl Session {
     pub(super) fn on_msg(&mut self, message: Incoming, cx: &mut Context<'_>) {
@@ -28,12 +39,47 @@ impl Session {
         if self.config.reliable.is_none() {
             return self.out.push(Output::Item(Item::Message(Box::new(received))));
         }
+        if received.is_reply {
+            return self.on_direct(received);
+        }
         let arrival = Arrival::Message(Box::new(received));
         self.arrive(&source, message_id, arrival, true, cx);
     }
 
+    /// A message to this member alone: it stands outside of the sequence.
+    fn on_direct(&mut self, received: ReceivedMessage) {
+        let id = received.message_id;
+        let mut ack = empty_payload(SessionMessageType::MsgAck, &received.source, id);
+        ack.metadata.insert(PUBLISH_TO.to_owned(), "TRUE".to_owned());
+        self.out.push(Output::Send(ack));
+        if self.receiver(&received.source).is_some_and(|receiver| receiver.is_new(id)) {
+            self.out.push(Output::Item(Item::Message(Box::new(received))));
+        }
+    }
+
+    /// What comes from this member. The data of a point-to-point peer, and of whoever came after
+    /// us, begins with number 1.
+    fn receiver(&mut self, source: &Name) -> Option<&mut Receiver> {
+        let retry = self.config.reliable?;
+        let whole = self.config.kind == Kind::PointToPoint
+            || self.roster.get(source).is_some_and(|member| member.newer);
+        Some(self.receivers.entry(source.encoded()).or_insert_with(|| match whole {
+            true => Receiver::new(retry),
+            false => Receiver::joining(retry),
+        }))
+    }
+
+    /// A member is gone: what it had sent before is given out.
+    pub(super) fn drop_receiver(&mut self, source: &Name) {
+        if let Some(mut receiver) = self.receivers.remove(&source.encoded()) {
+            let mut out = Vec::new();
+            receiver.finish(&mut out);
+            self.handle_receiver(source, out);
+        }
+    }
+
     pub(super) fn on_rtx_reply(&mut self, message: Incoming, cx: &mut Context<'_>) {
-        let known = self.roster.get(&message.source).is_some();
+        let known = self.roster.get(&message.source).is_some() && self.may_receive();
         if !known || self.config.reliable.is_none() || self.inbox_full_since.is_some() {
             return;
         }
@@ -57,11 +103,7 @@ impl Session {
         ack: bool,
         cx: &mut Context<'_>,
     ) {
-        let Some(retry) = self.config.reliable else {
-            return;
-        };
-        let receiver =
-            self.receivers.entry(source.encoded()).or_insert_with(|| Receiver::new(retry));
+        let Some(receiver) = self.receiver(source) else { return };
         let mut out = Vec::new();
         let verdict = receiver.arrive(message_id, arrival, cx.now.mono, &mut out);
         match verdict {
@@ -90,7 +132,7 @@ impl Session {
         }
         let (to, id) = (&message.source, message.message_id);
         let reply = match self.sender.requested(id) {
-            Some(payload) => data(SessionMessageType::RtxReply, to, id, &payload),
+            Some(payload) => self.data(SessionMessageType::RtxReply, to, id, &payload),
             None => {
                 let mut reply = empty_payload(SessionMessageType::RtxReply, to, id);
                 reply.error = true;
@@ -148,9 +190,9 @@ impl Session {
                     let Some(to) = to.or_else(|| self.data_destination()) else {
                         continue;
                     };
-                    self.spoke = true;
-                    let mut message = data(SessionMessageType::Msg, &to, message_id, &payload);
-                    message.comes_again = repeated;
+                    self.spoke |= self.is_for_everybody(&to);
+                    let mut message = self.data(SessionMessageType::Msg, &to, message_id, &payload);
+                    message.comes_again = repeated && self.config.reliable.is_some();
                     if self.config.reliable.is_none() {
                         message.credit = Some(payload.len());
                     }
@@ -195,8 +237,25 @@ impl Session {
     fn data_destination(&self) -> Option<Name> {
         match self.config.kind {
             Kind::PointToPoint => self.roster.names().next().cloned(),
-            Kind::Group => None,
+            Kind::Group => self.channels.as_ref().map(|channels| channels.data.clone()),
         }
+    }
+
+    /// A message with a payload. In a group it may go to everybody, or to one member alone.
+    fn data(
+        &self,
+        kind: SessionMessageType,
+        to: &Name,
+        message_id: u32,
+        payload: &Payload,
+    ) -> Outgoing {
+        let mut message = data(kind, to, message_id, payload);
+        if message_id & sender::DIRECT != 0 {
+            message.metadata.insert(PUBLISH_TO.to_owned(), "TRUE".to_owned());
+        } else if self.config.kind == Kind::Group {
+            message.fanout = limits::FANOUT_ALL;
+        }
+        message
     }
 
     fn publish_result(&self, outcome: Outcome) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! Who is there: heartbeats, silence, coming back (spec 03 section 8).
 
-use super::{Context, Event, Outgoing, Output, Session};
+use super::{Context, Event, Incoming, Kind, Outgoing, Output, Session};
 use crate::limits;
 use crate::name::Name;
 use crate::wire::{CommandPayloadType, HeartbeatPayload, SessionMessageType};
@@ -10,11 +10,32 @@ const NO_EPOCH: u64 = u64::MAX;
 
 impl Session {
     /// A member was heard of, whatever it said.
-    pub(super) fn heard(&mut self, name: &Name, cx: &Context<'_>) {
-        if self.roster.heard(name, cx.now.mono) {
-            self.event(Event::PeerOnline(name.clone()));
-            self.flush_kept(cx);
+    pub(super) fn heard(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        let name = &message.source;
+        if message.kind == SessionMessageType::Heartbeat {
+            self.roster.set_away(name, false);
         }
+        if message.kind.is_control() {
+            self.follow_to(message.connection);
+        }
+        if self.roster.heard(name, message.connection, cx.now.mono) {
+            self.came_back(name, cx);
+        }
+    }
+
+    /// A member says that it is back.
+    pub(super) fn is_back(&mut self, name: &Name, cx: &mut Context<'_>) {
+        if self.roster.set_online(name) {
+            self.came_back(name, cx);
+        }
+    }
+
+    fn came_back(&mut self, name: &Name, cx: &mut Context<'_>) {
+        self.event(Event::PeerOnline(name.clone()));
+        // It may have missed that this side is there.
+        self.spoke &= self.config.kind == Kind::PointToPoint;
+        self.flush_kept(cx);
+        self.moderator_heard(name, cx);
     }
 
     /// A member does not answer.
@@ -31,7 +52,7 @@ impl Session {
     /// Every ten seconds: who was silent for too long, and a sign of life of our own.
     pub(super) fn look_around(&mut self, cx: &mut Context<'_>) {
         self.look = cx.now.mono + limits::HEARTBEAT;
-        if !self.has_joined() {
+        if !self.has_joined() || self.is_away() {
             return;
         }
         for name in self.roster.silent() {
@@ -41,11 +62,15 @@ impl Session {
         if std::mem::take(&mut self.spoke) && !nobody {
             return;
         }
-        for name in self.roster.names().cloned().collect::<Vec<_>>() {
-            let id = cx.message_id();
-            let payload = CommandPayloadType::Heartbeat(HeartbeatPayload { epoch: NO_EPOCH });
-            let kind = SessionMessageType::Heartbeat;
-            self.out.push(Output::Send(Outgoing::control(kind, &name, id, payload)));
-        }
+        let (to, fanout) = match &self.channels {
+            Some(channels) => (Some(&channels.control), limits::FANOUT_ALL),
+            None => (self.roster.names().next(), 1),
+        };
+        let Some(to) = to else { return };
+        let id = cx.message_id();
+        let payload = CommandPayloadType::Heartbeat(HeartbeatPayload { epoch: NO_EPOCH });
+        let mut heartbeat = Outgoing::control(SessionMessageType::Heartbeat, to, id, payload);
+        heartbeat.fanout = fanout;
+        self.out.push(Output::Send(heartbeat));
     }
 }

@@ -8,11 +8,13 @@
 //! Nothing here knows of links or threads: messages, calls and time come in, outputs go out.
 
 pub(crate) mod app;
+mod channel;
 mod config;
 mod data;
 mod liveness;
 mod moderator;
 mod participant;
+mod presence;
 mod receiver;
 mod request;
 mod roster;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use config::{check_metadata, check_metadata_len};
-pub use config::{Kind, Retry, SessionConfig};
+pub use config::{Direction, Kind, Retry, SessionConfig};
 
 use crate::clock::Now;
 use crate::entropy::Entropy;
@@ -36,8 +38,10 @@ use crate::wire::{
     CommandPayload, CommandPayloadType, Content, ContentType, Empty, SessionMessageType,
 };
 use app::About;
+use channel::Channels;
 use moderator::Moderator;
 use participant::Participant;
+use presence::Presence;
 use prost::bytes::Bytes;
 use receiver::Receiver;
 use request::{Due, Requests};
@@ -184,6 +188,10 @@ pub(crate) enum Output {
     Accepted,
     /// There is room for more publishes.
     Credit { messages: usize, bytes: usize },
+    /// Subscribe the channels of the group over this connection; each answer comes with the ticket.
+    Join { connection: ConnectionId, ticket: u32 },
+    /// Give the channels up, wherever they are subscribed.
+    Leave,
     /// The session is over and can be forgotten; the last reply, should it be asked for again.
     Ended { reason: String, reply: Option<Outgoing> },
 }
@@ -252,6 +260,8 @@ pub(crate) struct Incoming {
     pub(crate) content: Option<ContentType>,
     pub(crate) error: bool,
     pub(crate) connection: ConnectionId,
+    /// It was here before: it is answered again, but means nothing new.
+    pub(crate) repeated: bool,
 }
 
 impl Incoming {
@@ -279,6 +289,35 @@ impl Context<'_> {
             }
         }
     }
+}
+
+/// Which way a message leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// As the table says.
+    Any,
+    /// Over this connection while it can be used, else as the table says.
+    Over(ConnectionId),
+    /// To everybody here who subscribed, and over each of these connections.
+    Channel(Vec<ConnectionId>),
+}
+
+/// What a member that is away has to know all the same: who is in the group, and whether it is still
+/// there. The published implementation takes less.
+fn is_taken_while_away(kind: SessionMessageType) -> bool {
+    use SessionMessageType as T;
+    matches!(
+        kind,
+        T::GroupAck
+            | T::GroupNack
+            | T::GroupUpdate
+            | T::GroupWelcome
+            | T::GroupClose
+            | T::LeaveRequest
+            | T::LeaveReply
+            | T::RejoinReply
+            | T::UpdateParticipantState
+    )
 }
 
 /// This side's part in a session.
@@ -317,6 +356,9 @@ pub(crate) struct Session {
     role: Role,
     phase: Phase,
     roster: Roster,
+    /// Those of a group.
+    channels: Option<Channels>,
+    presence: Presence,
     requests: Requests,
     sender: Sender,
     receivers: BTreeMap<EncodedName, Receiver>,
@@ -351,6 +393,8 @@ impl Session {
             role,
             phase: Phase::Open,
             roster: Roster::default(),
+            channels: None,
+            presence: Presence::default(),
             requests: Requests::default(),
             sender: Sender::new(config.reliable),
             receivers: BTreeMap::new(),
@@ -396,9 +440,26 @@ impl Session {
         &self.me
     }
 
-    /// The connection that the peer was last heard over.
-    pub(crate) fn via(&self) -> Option<ConnectionId> {
-        self.via
+    /// Which way a message goes: to a channel everywhere where the group is, to anybody else over
+    /// the connection that it was last heard over.
+    pub(crate) fn route(&self, to: &Name) -> Route {
+        if let Some(channels) = self.channels.as_ref().filter(|c| c.names().contains(&to)) {
+            return Route::Channel(channels.connections());
+        }
+        let heard = self.roster.get(to).and_then(|member| member.via);
+        match heard.filter(|_| self.config.kind == Kind::Group).or(self.via) {
+            Some(connection) => Route::Over(connection),
+            None => Route::Any,
+        }
+    }
+
+    /// The names of the group's channels.
+    pub(crate) fn channels(&self) -> Option<[Name; 2]> {
+        self.channels.as_ref().map(|channels| channels.names().map(Name::clone))
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Open)
     }
 
     /// When the members are looked at next.
@@ -446,7 +507,7 @@ impl Session {
     /// A message of this session arrived. Control messages have been verified.
     pub(crate) fn handle_message(&mut self, message: Incoming, cx: &mut Context<'_>) {
         use SessionMessageType as T;
-        if self.has_ended() {
+        if self.has_ended() || (self.is_away() && !is_taken_while_away(message.kind)) {
             return;
         }
         if self.roster.get(&message.source).is_some() {
@@ -457,7 +518,9 @@ impl Session {
             if std::mem::take(&mut self.is_cut) {
                 self.event(Event::ConnectionBack(message.connection));
             }
-            self.heard(&message.source, cx);
+            self.heard(&message, cx);
+        } else if message.kind.is_control() {
+            self.on_stranger(&message.source, cx);
         }
         match message.kind {
             T::Msg => self.on_msg(message, cx),
@@ -468,14 +531,14 @@ impl Session {
             T::JoinRequest => self.on_join_request(&message),
             T::GroupWelcome => self.on_welcome(&message, cx),
             T::GroupAck => self.on_group_ack(&message, cx),
-            T::LeaveRequest => self.on_leave_request(&message),
-            T::LeaveReply => self.on_leave_reply(&message),
+            T::GroupUpdate => self.on_group_update(&message, cx),
+            T::LeaveRequest => self.on_leave_request(&message, cx),
+            T::LeaveReply => self.on_leave_reply(&message, cx),
             T::GroupClose => self.on_group_close(&message),
+            T::UpdateParticipantState => self.on_participant_state(&message, cx),
             T::Heartbeat => {}
-            T::GroupUpdate
-            | T::GroupNack
+            T::GroupNack
             | T::GroupProposal
-            | T::UpdateParticipantState
             | T::RejoinRequest
             | T::RejoinReply
             | T::DiscoveryRequest
@@ -487,15 +550,54 @@ impl Session {
 
     /// Publishes a message. With `op` the outcome is reported.
     pub(crate) fn publish(&mut self, payload: Payload, op: Option<OpId>, cx: &mut Context<'_>) {
-        if !matches!(self.phase, Phase::Open) {
-            let (messages, bytes) = (1, payload.len());
-            self.out.push(Output::Credit { messages, bytes });
-            return self.done(op, Err(Error::closed("session")));
+        if let Err(error) = self.may_publish() {
+            return self.refuse(&payload, op, error);
         }
         let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
         let mut out = Vec::new();
         self.sender.publish(payload, op, &receivers, cx.now.mono, &mut out);
         self.handle_sender(out);
+    }
+
+    /// Publishes to one member of a group. In a point-to-point session there is only one.
+    pub(crate) fn publish_to(
+        &mut self,
+        member: &Name,
+        payload: Payload,
+        op: Option<OpId>,
+        cx: &mut Context<'_>,
+    ) {
+        if self.config.kind == Kind::PointToPoint {
+            return self.publish(payload, op, cx);
+        }
+        let known = match self.roster.get(member) {
+            Some(_) => self.may_publish(),
+            None => Err(Error::NotFound(format!("participant not found in group: {member}"))),
+        };
+        if let Err(error) = known {
+            return self.refuse(&payload, op, error);
+        }
+        let id = data::direct_id(cx);
+        let mut out = Vec::new();
+        self.sender.publish_to(id, member, payload, op, cx.now.mono, &mut out);
+        self.handle_sender(out);
+    }
+
+    fn may_publish(&self) -> Result<(), Error> {
+        if !self.is_open() {
+            return Err(Error::closed("session"));
+        }
+        if !self.config.direction.sends() {
+            let text = "session sender is shutdown, cannot send messages: this side only receives";
+            return Err(Error::NotAllowed(text.to_owned()));
+        }
+        self.check_here()
+    }
+
+    fn refuse(&mut self, payload: &Payload, op: Option<OpId>, error: Error) {
+        let (messages, bytes) = (1, payload.len());
+        self.out.push(Output::Credit { messages, bytes });
+        self.done(op, Err(error));
     }
 
     /// Ends the session from this side: what is unacknowledged is waited for, then the peers are
@@ -540,7 +642,7 @@ impl Session {
                     self.out.push(Output::Send(message));
                 }
                 Due::GivenUp { message_id, silent } => {
-                    self.on_request_given_up(message_id, silent.into_iter().collect());
+                    self.on_request_over(message_id, silent.into_iter().collect(), cx);
                 }
             }
         }
@@ -561,12 +663,12 @@ impl Session {
     }
 
     /// A message of ours could not be routed to anybody: nobody is known under the name, now.
-    pub(crate) fn handle_no_match(&mut self, message: &About, text: &str) {
+    pub(crate) fn handle_no_match(&mut self, message: &About, text: &str, cx: &mut Context<'_>) {
         if let Some(credit) = message.credit {
             self.lost += 1;
             self.out.push(Output::Credit { messages: 1, bytes: credit });
         }
-        self.moderator_no_match(message, text);
+        self.moderator_no_match(message, text, cx);
     }
 
     /// The best-effort publish of so many payload bytes has left.
@@ -620,9 +722,21 @@ impl Session {
         answers: impl IntoIterator<Item = Name>,
         cx: &Context<'_>,
     ) {
-        self.spoke = true;
+        self.spoke |= self.is_for_everybody(&message.to);
         self.out.push(Output::Send(message.clone()));
         self.requests.open(message, answers, self.config.control_retry(), cx.now.mono);
+    }
+
+    /// What is sent to this name is a sign of life for all the others.
+    fn is_for_everybody(&self, to: &Name) -> bool {
+        self.channels.as_ref().is_none_or(|channels| channels.names().contains(&to))
+    }
+
+    /// The channels are given up.
+    fn leave_channels(&mut self) {
+        if self.channels.is_some() {
+            self.out.push(Output::Leave);
+        }
     }
 
     /// Draining is over once every publish is finished; then the peers are told.
@@ -650,8 +764,8 @@ impl Session {
         if matches!(self.phase, Phase::Draining { .. }) {
             self.say_goodbye(cx);
         }
-        let names: Vec<String> = self.roster.names().map(Name::to_string).collect();
-        self.closed_unconfirmed(&names.join(", "));
+        let names: Vec<Name> = self.roster.names().cloned().collect();
+        self.closed_unconfirmed(&moderator::list(&names));
         self.end("the session took too long to close", None);
     }
 
@@ -670,8 +784,8 @@ impl Session {
         if !matches!(self.phase, Phase::Closing { message_id: ours, .. } if ours == message_id) {
             return false;
         }
-        if let [name, ..] = silent {
-            self.closed_unconfirmed(&name.to_string());
+        if !silent.is_empty() {
+            self.closed_unconfirmed(&moderator::list(silent));
         }
         self.end("closed by this side", None);
         true
@@ -690,6 +804,7 @@ impl Session {
             self.done(Some(op), Err(Error::Closed(format!("session closed: {reason}"))));
         }
         self.event(Event::Closed(reason.to_owned()));
+        self.leave_channels();
         // First the end, then the answers: whoever closed the session finds it closed.
         self.out.push(Output::Ended { reason: reason.to_owned(), reply });
         for op in closers {

@@ -1,18 +1,19 @@
-//! The side that opened a session: it finds, invites and welcomes members, one task at a time
-//! (spec 03 section 5).
+//! The side that opened a session: it finds, invites, welcomes and removes members, one task at a
+//! time (spec 03 section 5).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::app::About;
 use super::request::Answer;
 use super::{roster, SessionConfig};
-use super::{Context, Event, Incoming, Kind, OpId, Outgoing, Output, Phase, Role, Session};
+use super::{Channels, Context, Event, Incoming, Kind, OpId, Outgoing, Output, Phase, Role, Session};
 use crate::error::Error;
 use crate::limits;
 use crate::name::Name;
+use crate::router::ConnectionId;
 use crate::wire::{
-    CommandPayloadType, Empty, GroupClosePayload, GroupWelcomePayload, JoinRequestPayload,
-    SessionMessageType,
+    CommandPayloadType, Empty, GroupClosePayload, GroupUpdateOp, GroupUpdatePayload,
+    GroupWelcomePayload, JoinRequestPayload, Participant, SessionMessageType,
 };
 
 /// What only the moderator knows.
@@ -20,30 +21,60 @@ use crate::wire::{
 pub(super) struct Moderator {
     current: Option<Task>,
     waiting: VecDeque<Task>,
+    /// Changes that members have not confirmed, since they could not be reached.
+    missed: BTreeMap<Name, VecDeque<Change>>,
+    /// Who was removed, but did not confirm it: should they be heard of, they are told again.
+    unconfirmed: BTreeSet<Name>,
 }
 
-/// Something that changes who takes part.
+/// Something that changes who takes part, or tells who does.
 #[derive(Debug)]
-enum Task {
-    Add { target: Name, op: Option<OpId>, step: Step },
+struct Task {
+    /// Who is told how it ends.
+    op: Option<OpId>,
+    work: Work,
 }
 
-/// How far an invitation has come: the message that waits for an answer.
+#[derive(Debug)]
+enum Work {
+    /// Bring somebody in.
+    Add { target: Name, step: Step },
+    /// Take somebody out: first the others are told, then whoever is removed.
+    Remove { target: Name, member: Option<Name>, update: Option<u32>, leave: Option<u32> },
+    /// Tell the others that somebody is gone.
+    Tell { change: Change, update: Option<u32> },
+    /// Tell one member what it has missed.
+    CatchUp { member: Name, change: Option<Change>, update: Option<u32> },
+}
+
+/// How far an invitation has come: what is waited for.
 #[derive(Debug)]
 enum Step {
     Queued,
     Discovery(u32),
+    /// The group's channels are being subscribed.
+    Channels(Name, ConnectionId),
     Join(u32, Name),
-    Welcome(u32, Name),
+    /// The newcomer's answer to the welcome, and those of the others to the news.
+    Welcome { peer: Name, welcome: Option<u32>, update: Option<u32> },
+}
+
+/// A member came or went.
+#[derive(Clone, Debug, PartialEq)]
+struct Change {
+    op: GroupUpdateOp,
+    participant: Participant,
+    name: Name,
 }
 
 impl Session {
     /// Opens a session; for a point-to-point session the peer is looked for at once, and `op` is
-    /// answered when it has joined.
+    /// answered when it has joined. `subject`: this side's identity string.
     pub(crate) fn open(
         id: u32,
         config: SessionConfig,
         me: Name,
+        subject: &str,
         destination: Name,
         op: OpId,
         cx: &mut Context<'_>,
@@ -52,56 +83,175 @@ impl Session {
         let mut session = Session::new(id, config, me, destination.clone(), role, cx.now);
         match session.config.kind {
             Kind::PointToPoint => session.add_task(destination, Some(op), cx),
-            Kind::Group => session.done(Some(op), Ok(())),
+            Kind::Group => {
+                session.channels = Some(Channels::new(subject, &destination));
+                session.done(Some(op), Ok(()));
+            }
         }
         session
     }
 
-    fn moderator(&mut self) -> Option<&mut Moderator> {
+    /// Invites somebody into a group; `op` is answered when it has joined and everybody knows.
+    pub(crate) fn invite(&mut self, target: Name, op: Option<OpId>, cx: &mut Context<'_>) {
+        match self.may_change("invite", &target) {
+            Ok(()) => self.add_task(target, op, cx),
+            Err(error) => self.done(op, Err(error)),
+        }
+    }
+
+    /// Removes somebody from a group; `op` is answered when everybody knows.
+    pub(crate) fn remove(&mut self, target: Name, op: Option<OpId>, cx: &mut Context<'_>) {
+        match self.may_change("remove", &target) {
+            Ok(()) => {
+                let work = Work::Remove { target, member: None, update: None, leave: None };
+                self.enqueue(Task { op, work }, cx);
+            }
+            Err(error) => self.done(op, Err(error)),
+        }
+    }
+
+    /// Whether this side may change who takes part, now.
+    fn may_change(&self, what: &str, target: &Name) -> Result<(), Error> {
+        if self.config.kind == Kind::PointToPoint {
+            return Err(Error::NotAllowed(format!(
+                "cannot {what} participant to or from point-to-point session: {target}; it is with {}",
+                self.destination
+            )));
+        }
+        match (&self.role, &self.phase) {
+            (Role::Participant(participant), _) => Err(Error::NotAllowed(format!(
+                "only initiator can modify participants: {target} can be {what}d by {} alone",
+                participant.moderator()
+            ))),
+            (_, Phase::Open) if *target == self.me => {
+                let text = format!("{target} is this app itself: it is in the group");
+                Err(Error::InvalidArgument(text))
+            }
+            (_, Phase::Open) => self.check_here(),
+            _ => Err(Error::closed("session")),
+        }
+    }
+
+    /// Nobody waits for an invitation or a removal any more. An invitation that has not come to its
+    /// end is taken back.
+    pub(crate) fn cancel(&mut self, op: OpId, cx: &mut Context<'_>) {
+        let Some(moderator) = self.moderator() else { return };
+        for task in moderator.current.iter_mut().chain(&mut moderator.waiting) {
+            if task.op == Some(op) && !matches!(task.work, Work::Add { .. }) {
+                task.op = None;
+            }
+        }
+        moderator.waiting.retain(|task| task.op != Some(op));
+        if moderator.current.as_ref().is_some_and(|task| task.op == Some(op)) {
+            let error = Error::Closed("the invitation was taken back".to_owned());
+            self.abort_add(error, cx);
+        }
+    }
+
+    pub(super) fn moderator(&mut self) -> Option<&mut Moderator> {
         match &mut self.role {
             Role::Moderator(moderator) => Some(moderator),
             Role::Participant(_) => None,
         }
     }
 
+    fn current(&mut self) -> Option<&mut Work> {
+        Some(&mut self.moderator()?.current.as_mut()?.work)
+    }
+
+    /// Whether anything is being changed.
+    pub(super) fn has_tasks(&self) -> bool {
+        match &self.role {
+            Role::Moderator(m) => m.current.is_some() || !m.waiting.is_empty(),
+            Role::Participant(_) => false,
+        }
+    }
+
     fn add_task(&mut self, target: Name, op: Option<OpId>, cx: &mut Context<'_>) {
+        let work = Work::Add { target, step: Step::Queued };
+        self.enqueue(Task { op, work }, cx);
+    }
+
+    fn enqueue(&mut self, task: Task, cx: &mut Context<'_>) {
         if let Some(moderator) = self.moderator() {
-            moderator.waiting.push_back(Task::Add { target, op, step: Step::Queued });
+            moderator.waiting.push_back(task);
             self.next_task(cx);
         }
     }
 
-    fn next_task(&mut self, cx: &mut Context<'_>) {
-        let Some(moderator) = self.moderator() else {
-            return;
-        };
-        if moderator.current.is_some() {
-            return;
+    /// Begins what waits, until something has to be waited for.
+    pub(super) fn next_task(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let open = self.is_open();
+            let Some(moderator) = self.moderator() else { return };
+            if moderator.current.is_some() || !open {
+                return;
+            }
+            let Some(task) = moderator.waiting.pop_front() else { return };
+            moderator.current = Some(task);
+            self.begin_task(cx);
         }
-        let Some(Task::Add { target, op, .. }) = moderator.waiting.pop_front() else {
-            return;
-        };
+    }
+
+    fn begin_task(&mut self, cx: &mut Context<'_>) {
+        let Some(work) = self.current() else { return };
+        match work {
+            Work::Add { target, .. } => {
+                let target = target.clone();
+                self.begin_add(&target, cx);
+            }
+            Work::Remove { target, .. } => {
+                let target = target.clone();
+                self.begin_remove(&target, cx);
+            }
+            Work::Tell { change, .. } => {
+                let change = change.clone();
+                let id = self.tell_others(&change, cx);
+                match (id, self.current()) {
+                    (Some(id), Some(Work::Tell { update, .. })) => *update = Some(id),
+                    _ => self.task_done(Ok(()), cx),
+                }
+            }
+            Work::CatchUp { .. } => self.catch_up(cx),
+        }
+    }
+
+    /// The current task is over, and the next one's turn comes.
+    fn task_done(&mut self, result: Result<(), Error>, cx: &mut Context<'_>) {
+        if let Some(task) = self.moderator().and_then(|moderator| moderator.current.take()) {
+            self.done(task.op, result);
+        }
+        self.next_task(cx);
+    }
+
+    fn begin_add(&mut self, target: &Name, cx: &mut Context<'_>) {
+        let known = self.roster.meant_by(target);
+        if let (Kind::Group, [first, ..]) = (self.config.kind, &known[..]) {
+            let text = format!(
+                "participant already in group: {target} (as {first}; another instance is invited \
+                 by its full name)"
+            );
+            return self.add_failed(Error::Exists(text), cx);
+        }
         let id = cx.message_id();
         let request = CommandPayloadType::DiscoveryRequest(Empty {});
-        let message = Outgoing::control(SessionMessageType::DiscoveryRequest, &target, id, request);
-        moderator.current = Some(Task::Add { target, op, step: Step::Discovery(id) });
+        let message = Outgoing::control(SessionMessageType::DiscoveryRequest, target, id, request);
+        self.set_step(Step::Discovery(id));
         self.request(message, [], cx);
     }
 
     /// DISCOVERY_REPLY or JOIN_REPLY. Only the answer that the current step waits for counts:
     /// late, second and foreign ones are ignored.
     pub(super) fn on_reply(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let Role::Moderator(moderator) = &self.role else {
+        let Some(Work::Add { target, step }) = self.current() else {
             return;
         };
-        let Some(Task::Add { target, step, .. }) = &moderator.current else {
-            return;
-        };
-        match (step, message.kind) {
+        match (&*step, message.kind) {
             (Step::Discovery(id), SessionMessageType::DiscoveryReply)
                 if *id == message.message_id =>
             {
                 if !is_instance_of(&message.source, target) {
+                    let target = target.clone();
                     return log::warn!(
                         "session {}: {} answered for {target}, which is not its name",
                         self.id,
@@ -123,11 +273,40 @@ impl Session {
         self.requests.cancel(message.message_id);
         self.via = Some(message.connection);
         let peer = message.source.clone();
+        if self.join_channels(message.connection) {
+            self.send_join(peer, cx);
+        } else {
+            self.set_step(Step::Channels(peer, message.connection));
+        }
+    }
+
+    /// The channels are subscribed over a connection, or could not be.
+    pub(super) fn moderator_joined(
+        &mut self,
+        connection: ConnectionId,
+        result: Result<(), Error>,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(Work::Add { step: Step::Channels(peer, over), .. }) = self.current() else {
+            return;
+        };
+        if *over != connection {
+            return;
+        }
+        let peer = peer.clone();
+        match result {
+            Ok(()) => self.send_join(peer, cx),
+            Err(error) => self.add_failed(error, cx),
+        }
+    }
+
+    fn send_join(&mut self, peer: Name, cx: &mut Context<'_>) {
         let id = cx.message_id();
+        let channels = self.channels.as_ref();
         let payload = CommandPayloadType::JoinRequest(JoinRequestPayload {
             timer_settings: self.config.reliable.map(super::Retry::to_wire),
-            channel: None,
-            control: None,
+            channel: channels.map(|channels| channels.data.to_wire()),
+            control: channels.map(|channels| channels.control.to_wire()),
             mls_settings: None,
         });
         let mut join = Outgoing::control(SessionMessageType::JoinRequest, &peer, id, payload);
@@ -145,129 +324,380 @@ impl Session {
         if named.as_ref() != Some(&message.source) {
             return log::warn!("session {}: a JOIN_REPLY that names somebody else", self.id);
         }
-        if participant.and_then(|p| self.roster.add(p)).is_none() {
+        let Some(participant) = participant.filter(|p| self.roster.add(p, true).is_some()) else {
             return log::warn!("session {}: a JOIN_REPLY without settings", self.id);
-        }
+        };
         self.requests.cancel(message.message_id);
         let peer = message.source.clone();
-        let mut participants = vec![roster::describe(&self.me, true, true)];
-        let others = self.roster.iter();
-        participants
-            .extend(others.map(|(name, m)| roster::describe(name, m.receives_data, m.online)));
+        self.roster.heard(&peer, message.connection, cx.now.mono);
+        if let Some(moderator) = self.moderator() {
+            moderator.unconfirmed.remove(&peer);
+        }
+        // Then the news, then the welcome, back to back (spec 03 section 5).
+        let op = GroupUpdateOp::Add;
+        let change = Change { op, participant: participant.clone(), name: peer.clone() };
+        let update = self.tell_others(&change, cx);
         let id = cx.message_id();
-        let welcome = GroupWelcomePayload { participants, mls: None };
+        let welcome = GroupWelcomePayload { participants: self.everybody(), mls: None };
         let payload = CommandPayloadType::GroupWelcome(welcome);
         let message = Outgoing::control(SessionMessageType::GroupWelcome, &peer, id, payload);
-        self.set_step(Step::Welcome(id, peer.clone()));
+        self.set_step(Step::Welcome { peer: peer.clone(), welcome: Some(id), update });
         self.request(message, [peer], cx);
     }
 
-    pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let id = message.message_id;
-        if !self.waits_for_ack(id, &message.source) {
-            return log::debug!("session {}: an unexpected GROUP_ACK", self.id);
-        }
-        if self.requests.answer(id, &message.source) != Answer::Complete {
-            return;
-        }
-        if self.on_goodbye_answered(id, &[]) {
-            return;
-        }
-        let Some(moderator) = self.moderator() else {
-            return;
+    /// All who take part, this side first.
+    fn everybody(&self) -> Vec<Participant> {
+        let me = roster::describe(&self.me, self.config.direction, true);
+        std::iter::once(me).chain(self.roster.describe()).collect()
+    }
+
+    /// Tells all members but the one concerned. Those who cannot be reached are told later. `None`:
+    /// nobody has to answer.
+    fn tell_others(&mut self, change: &Change, cx: &mut Context<'_>) -> Option<u32> {
+        let control = self.channels.as_ref()?.control.clone();
+        let others = self.roster.iter().filter(|(name, _)| **name != change.name);
+        let (online, offline): (Vec<_>, Vec<_>) = others.partition(|(_, member)| member.online);
+        let names = |members: Vec<(&Name, _)>| -> Vec<Name> {
+            members.into_iter().map(|(name, _)| name.clone()).collect()
         };
-        if let Some(Task::Add { op, step: Step::Welcome(_, peer), .. }) = moderator.current.take() {
-            self.roster.set_ready(&peer);
-            self.done(op, Ok(()));
-            self.flush_kept(cx);
-            self.next_task(cx);
+        let (online, offline) = (names(online), names(offline));
+        if online.is_empty() && offline.is_empty() {
+            return None;
+        }
+        self.missed_by(offline, change);
+        let mut message = self.update(change, &control, cx);
+        message.fanout = limits::FANOUT_ALL;
+        let id = message.message_id;
+        if online.is_empty() {
+            self.out.push(Output::Send(message));
+            return None;
+        }
+        self.request(message, online, cx);
+        Some(id)
+    }
+
+    fn update(&self, change: &Change, to: &Name, cx: &mut Context<'_>) -> Outgoing {
+        let mut participants = self.everybody();
+        if change.op == GroupUpdateOp::Remove {
+            // The list still has whoever goes.
+            participants.push(change.participant.clone());
+        }
+        let payload = CommandPayloadType::GroupUpdate(GroupUpdatePayload {
+            op: change.op as i32,
+            participant: Some(change.participant.clone()),
+            participants,
+            mls: None,
+        });
+        Outgoing::control(SessionMessageType::GroupUpdate, to, cx.message_id(), payload)
+    }
+
+    /// These members have not confirmed a change: they are told when they are heard of again.
+    fn missed_by(&mut self, names: Vec<Name>, change: &Change) {
+        let id = self.id;
+        let Some(moderator) = self.moderator() else { return };
+        for name in names {
+            let missed = moderator.missed.entry(name.clone()).or_default();
+            // Where somebody went, earlier news of the same one means nothing any more.
+            let gone = change.op == GroupUpdateOp::Remove;
+            missed.retain(|known| known.name != change.name || (!gone && *known != *change));
+            if missed.len() == limits::MISSED_UPDATES {
+                log::warn!("session {id}: {name} has missed too much, and will not learn it all");
+                missed.pop_front();
+            }
+            missed.push_back(change.clone());
         }
     }
 
-    /// Whether a GROUP_ACK is the answer to our welcome or goodbye. Other requests are answered by
-    /// other messages.
-    fn waits_for_ack(&self, id: u32, from: &Name) -> bool {
-        if matches!(&self.phase, Phase::Closing { message_id, .. } if *message_id == id) {
-            return true;
+    /// A member is back: it is told what it has missed.
+    pub(super) fn moderator_heard(&mut self, name: &Name, cx: &mut Context<'_>) {
+        let Some(moderator) = self.moderator() else { return };
+        if !moderator.missed.contains_key(name) {
+            return;
         }
-        let Role::Moderator(Moderator { current: Some(Task::Add { step, .. }), .. }) = &self.role
+        let ours = |task: &Task| matches!(&task.work, Work::CatchUp { member, .. } if member == name);
+        if moderator.current.iter().chain(&moderator.waiting).any(ours) {
+            return;
+        }
+        let work = Work::CatchUp { member: name.clone(), change: None, update: None };
+        self.enqueue(Task { op: None, work }, cx);
+    }
+
+    fn catch_up(&mut self, cx: &mut Context<'_>) {
+        let Some(moderator) = self.moderator() else { return };
+        let Some(Task { work: Work::CatchUp { member, change, update }, .. }) =
+            &mut moderator.current
         else {
-            return false;
+            return;
         };
-        matches!(step, Step::Welcome(ours, peer) if *ours == id && peer == from)
+        let member = member.clone();
+        let next = moderator.missed.get_mut(&member).and_then(VecDeque::pop_front);
+        (*change, *update) = (next.clone(), None);
+        let Some(next) = next else {
+            moderator.missed.remove(&member);
+            return self.task_done(Ok(()), cx);
+        };
+        let message = self.update(&next, &member, cx);
+        let id = message.message_id;
+        self.request(message, [member], cx);
+        if let Some(Work::CatchUp { update, .. }) = self.current() {
+            *update = Some(id);
+        }
+    }
+
+    /// Whoever is not in the group any more, but does not know it, is told.
+    pub(super) fn on_stranger(&mut self, name: &Name, cx: &mut Context<'_>) {
+        let open = self.is_open();
+        let Some(moderator) = self.moderator() else { return };
+        if open && moderator.unconfirmed.contains(name) {
+            let id = cx.message_id();
+            let leave = leave_request(name, id);
+            // Should it be lost, the next sign of life brings another.
+            self.out.push(Output::Send(leave));
+        }
+    }
+
+    pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        self.on_answer(message, cx);
+    }
+
+    /// An answer that completes what was asked means that it is over; one of several does not.
+    fn on_answer(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        let (id, kind) = (message.message_id, message.kind);
+        match self.requests.answer(id, kind, &message.source) {
+            Answer::Complete => self.on_request_over(id, Vec::new(), cx),
+            Answer::Partial => {}
+            Answer::Unexpected => {
+                log::debug!("session {}: an unexpected {kind:?}", self.id);
+            }
+        }
+    }
+
+    /// A request was answered by everybody, or given up: these did not answer.
+    pub(super) fn on_request_over(&mut self, id: u32, silent: Vec<Name>, cx: &mut Context<'_>) {
+        if self.on_goodbye_answered(id, &silent) || self.on_presence_told(id) {
+            return;
+        }
+        let all = silent.is_empty();
+        let Some(work) = self.current() else { return };
+        match work {
+            Work::Add { target, step } => {
+                let stage = match step {
+                    Step::Discovery(ours) if *ours == id => "to the discovery request",
+                    Step::Join(ours, _) if *ours == id => "to the join request",
+                    Step::Welcome { peer, welcome, .. } if *welcome == Some(id) => {
+                        *welcome = None;
+                        if all {
+                            let peer = peer.clone();
+                            self.roster.set_ready(&peer);
+                            self.flush_kept(cx);
+                            return self.finish_add(cx);
+                        }
+                        "to the welcome"
+                    }
+                    Step::Welcome { update, .. } if *update == Some(id) => {
+                        *update = None;
+                        self.unreached(silent);
+                        return self.finish_add(cx);
+                    }
+                    _ => return,
+                };
+                let text = format!(
+                    "failed to add participant to session: nobody valid answered for {target} \
+                     (no such app, or another secret): no answer {stage}, message send retries \
+                     exhausted for id={id}"
+                );
+                self.abort_add(Error::NoRoute(text), cx);
+            }
+            Work::Remove { update, .. } if *update == Some(id) => {
+                *update = None;
+                self.unreached(silent);
+                self.send_leave(cx);
+            }
+            Work::Remove { leave, member, .. } if *leave == Some(id) => {
+                let Some(member) = member.clone() else { return };
+                if all {
+                    return self.task_done(Ok(()), cx);
+                }
+                self.keep_unconfirmed(member.clone());
+                let text = format!(
+                    "failed to remove participant from session: {member} is out of the group, but \
+                     did not confirm it: message send retries exhausted for id={id}"
+                );
+                self.task_done(Err(Error::Undelivered(text)), cx);
+            }
+            Work::Tell { update, .. } if *update == Some(id) => {
+                *update = None;
+                self.unreached(silent);
+                self.task_done(Ok(()), cx);
+            }
+            Work::CatchUp { update, .. } if *update == Some(id) => {
+                *update = None;
+                if all {
+                    return self.catch_up(cx);
+                }
+                self.unreached(silent);
+                self.task_done(Ok(()), cx);
+            }
+            _ => {}
+        }
+    }
+
+    /// These members have not confirmed the change that the current task is about.
+    fn unreached(&mut self, silent: Vec<Name>) {
+        let change = match self.current() {
+            Some(Work::Add { step: Step::Welcome { peer, .. }, .. }) => {
+                let name = peer.clone();
+                let participant = self.roster.get(&name).map(|member| member.describe(&name));
+                participant.map(|participant| Change { op: GroupUpdateOp::Add, participant, name })
+            }
+            Some(Work::Remove { member: Some(member), .. }) => Some(Change::gone(&member.clone())),
+            Some(Work::Tell { change, .. }) => Some(change.clone()),
+            Some(Work::CatchUp { change, .. }) => change.clone(),
+            _ => None,
+        };
+        for name in &silent {
+            self.went_offline(name);
+        }
+        let (Some(change), Some(moderator)) = (change, self.moderator()) else { return };
+        if let Some(Task { work: Work::CatchUp { .. }, .. }) = &moderator.current {
+            // It comes before what was missed since.
+            for name in silent {
+                moderator.missed.entry(name).or_default().push_front(change.clone());
+            }
+        } else {
+            self.missed_by(silent, &change);
+        }
+    }
+
+    /// The newcomer is in when it has said so and everybody else knows, or cannot be reached.
+    fn finish_add(&mut self, cx: &mut Context<'_>) {
+        if let Some(Work::Add { step: Step::Welcome { welcome: None, update: None, .. }, .. }) =
+            self.current()
+        {
+            self.task_done(Ok(()), cx);
+        }
     }
 
     fn set_step(&mut self, next: Step) {
-        if let Some(Task::Add { step, .. }) =
-            self.moderator().and_then(|moderator| moderator.current.as_mut())
-        {
+        if let Some(Work::Add { step, .. }) = self.current() {
             *step = next;
         }
     }
 
-    /// Nobody answered a request in all its tries.
-    pub(super) fn on_request_given_up(&mut self, message_id: u32, silent: Vec<Name>) {
-        if self.on_goodbye_answered(message_id, &silent) {
-            return;
+    /// The current invitation comes to nothing. Whoever was let in already is out again.
+    fn abort_add(&mut self, error: Error, cx: &mut Context<'_>) {
+        let Some(Work::Add { step, .. }) = self.current() else { return };
+        let (requests, peer) = match step {
+            Step::Discovery(id) | Step::Join(id, _) => ([Some(*id), None], None),
+            Step::Welcome { peer, welcome, update } => ([*welcome, *update], Some(peer.clone())),
+            Step::Queued | Step::Channels(..) => ([None, None], None),
+        };
+        for id in requests.into_iter().flatten() {
+            self.requests.cancel(id);
         }
-        let Some(moderator) = self.moderator() else {
-            return;
-        };
-        let Some(Task::Add { target, op, step }) = moderator.current.take() else {
-            return;
-        };
-        let stage = match step {
-            Step::Queued => "before it was sent",
-            Step::Discovery(_) => "to the discovery request",
-            Step::Join(..) => "to the join request",
-            Step::Welcome(..) => "to the welcome",
-        };
-        let text = format!(
-            "failed to add participant to session: nobody valid answered for {target} (no such \
-             app, or another secret): no answer {stage}, message send retries exhausted for \
-             id={message_id}"
-        );
-        self.add_failed(op, Error::NoRoute(text));
+        if let (Some(peer), Kind::Group) = (peer, self.config.kind) {
+            self.keep_unconfirmed(peer.clone());
+            self.forget_member(&peer, cx);
+            self.tell_gone(peer);
+        }
+        self.add_failed(error, cx);
+    }
+
+    /// The others have to learn that somebody is gone, before anything else changes.
+    fn tell_gone(&mut self, name: Name) {
+        let work = Work::Tell { change: Change::gone(&name), update: None };
+        if let Some(moderator) = self.moderator() {
+            moderator.waiting.push_front(Task { op: None, work });
+        }
+    }
+
+    fn keep_unconfirmed(&mut self, name: Name) {
+        if let Some(moderator) = self.moderator() {
+            if moderator.unconfirmed.len() == limits::UNCONFIRMED_REMOVALS {
+                moderator.unconfirmed.pop_first();
+            }
+            moderator.unconfirmed.insert(name);
+        }
     }
 
     /// Our discovery request has nowhere to go: no connection, and no such app here.
-    pub(super) fn moderator_no_match(&mut self, message: &About, text: &str) {
-        let Some(moderator) = self.moderator() else {
+    pub(super) fn moderator_no_match(
+        &mut self,
+        message: &About,
+        text: &str,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(Work::Add { target, step: Step::Discovery(id) }) = self.current() else {
             return;
         };
-        let ours = matches!(
-            &moderator.current,
-            Some(Task::Add { step: Step::Discovery(id), .. }) if *id == message.message_id
-        );
-        if !ours || message.kind != SessionMessageType::DiscoveryRequest {
+        if *id != message.message_id || message.kind != SessionMessageType::DiscoveryRequest {
             return;
         }
-        if let Some(Task::Add { target, op, .. }) = moderator.current.take() {
-            self.requests.cancel(message.message_id);
-            let text =
-                format!("failed to add participant to session: no route to {target}: {text}");
-            self.add_failed(op, Error::NoRoute(text));
-        }
+        let text = format!("failed to add participant to session: no route to {target}: {text}");
+        self.requests.cancel(message.message_id);
+        self.add_failed(Error::NoRoute(text), cx);
     }
 
-    fn add_failed(&mut self, op: Option<OpId>, error: Error) {
+    fn add_failed(&mut self, error: Error, cx: &mut Context<'_>) {
         let reason = error.to_string();
-        self.done(op, Err(error));
+        self.task_done(Err(error), cx);
         if self.config.kind == Kind::PointToPoint {
             self.end(&reason, None);
         }
     }
 
+    fn begin_remove(&mut self, target: &Name, cx: &mut Context<'_>) {
+        let meant = self.roster.meant_by(target);
+        let [name] = &meant[..] else {
+            let error = match meant.is_empty() {
+                true => Error::NotFound(format!("participant not found in group: {target}")),
+                false => Error::InvalidArgument(format!(
+                    "{target} means {} participants: {}",
+                    meant.len(),
+                    list(&meant)
+                )),
+            };
+            return self.task_done(Err(error), cx);
+        };
+        let name = name.clone();
+        // Out at once: what is published from now on is not for it.
+        self.forget_member(&name, cx);
+        let id = self.tell_others(&Change::gone(&name), cx);
+        if let Some(Work::Remove { member, update, .. }) = self.current() {
+            (*member, *update) = (Some(name), id);
+        }
+        if id.is_none() {
+            self.send_leave(cx);
+        }
+    }
+
+    fn send_leave(&mut self, cx: &mut Context<'_>) {
+        let id = cx.message_id();
+        let Some(Work::Remove { member: Some(member), leave, .. }) = self.current() else {
+            return;
+        };
+        *leave = Some(id);
+        let member = member.clone();
+        self.request(leave_request(&member, id), [member], cx);
+    }
+
+    /// LEAVE_REPLY: to a removal, or to our own leaving.
+    pub(super) fn on_leave_reply(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        if let Some(moderator) = self.moderator() {
+            moderator.unconfirmed.remove(&message.source);
+        }
+        self.on_answer(message, cx);
+    }
+
     /// Open invitations end with the session.
     pub(super) fn abort_tasks(&mut self) {
+        self.requests.cancel_all();
+        self.abort_presence();
         let Some(moderator) = self.moderator() else {
             return;
         };
         let tasks = moderator.current.take().into_iter().chain(moderator.waiting.drain(..));
-        for Task::Add { op, step, .. } in tasks.collect::<Vec<_>>() {
-            if let Step::Discovery(id) | Step::Join(id, _) | Step::Welcome(id, _) = step {
-                self.requests.cancel(id);
-            }
+        for Task { op, .. } in tasks.collect::<Vec<_>>() {
             self.done(op, Err(Error::closed("session")));
         }
     }
@@ -279,21 +709,22 @@ impl Session {
         let (message, answers) = match &self.role {
             Role::Moderator(_) => {
                 let others: Vec<Name> = self.roster.names().cloned().collect();
-                let peer = others.first()?;
+                let first = others.first()?;
+                let to = self.channels.as_ref().map_or(first, |channels| &channels.control);
                 let mut participants: Vec<_> = others.iter().map(Name::to_wire).collect();
                 participants.push(self.me.to_wire());
                 let close = CommandPayloadType::GroupClose(GroupClosePayload { participants });
                 let kind = SessionMessageType::GroupClose;
-                let mut message = Outgoing::control(kind, peer, id, close);
+                let mut message = Outgoing::control(kind, to, id, close);
                 message.fanout = limits::FANOUT_ALL;
                 (message, others)
             }
             Role::Participant(participant) => {
                 let moderator = participant.moderator().clone();
-                let leave = CommandPayloadType::LeaveRequest(Empty {});
-                let kind = SessionMessageType::LeaveRequest;
-                let mut message = Outgoing::control(kind, &moderator, id, leave);
+                let mut message = leave_request(&moderator, id);
                 message.metadata.insert("LEAVING_SESSION".to_owned(), "TRUE".to_owned());
+                // First the channels are given up (spec 03 section 7.5).
+                self.leave_channels();
                 (message, vec![moderator])
             }
         };
@@ -301,13 +732,67 @@ impl Session {
         Some(id)
     }
 
-    /// A participant leaves.
-    pub(super) fn on_leaving(&mut self, message: &Incoming) {
+    /// A participant leaves. Asked again, it is answered again: the answer was lost.
+    pub(super) fn on_leaving(&mut self, message: &Incoming, cx: &mut Context<'_>) {
         let reply = leave_reply(message);
         self.out.push(Output::Send(reply.clone()));
-        self.event(Event::PeerLeft(message.source.clone()));
+        let name = message.source.clone();
+        self.on_removed_leaves(&name, cx);
+        if self.roster.get(&name).is_none() {
+            return;
+        }
+        self.event(Event::PeerLeft(name.clone()));
+        let reason = format!("participant disconnected: {name}");
         if self.config.kind == Kind::PointToPoint {
-            self.end(&format!("participant disconnected: {}", message.source), Some(reply));
+            return self.end(&reason, Some(reply));
+        }
+        if matches!(self.current(), Some(Work::Add { step: Step::Welcome { peer, .. }, .. }) if *peer == name)
+        {
+            let text = format!("failed to add participant to session: {name} left at once");
+            return self.abort_add(Error::NoRoute(text), cx);
+        }
+        self.forget_member(&name, cx);
+        let coming = |task: &Task| matches!(task.work, Work::Add { .. });
+        let alone = self.roster.is_empty() && self.is_open();
+        let Some(moderator) = self.moderator() else { return };
+        if alone && !moderator.current.iter().chain(&moderator.waiting).any(coming) {
+            return self.end(&reason, Some(reply));
+        }
+        if !self.roster.is_empty() {
+            self.tell_gone(name);
+            self.next_task(cx);
+        }
+    }
+
+    /// Whoever is being removed leaves by itself: it has not to be asked any more.
+    fn on_removed_leaves(&mut self, name: &Name, cx: &mut Context<'_>) {
+        let Some(moderator) = self.moderator() else { return };
+        moderator.unconfirmed.remove(name);
+        let Some(task) = &mut moderator.current else { return };
+        if let Work::Remove { member: Some(member), update, .. } = &task.work {
+            if member == name && update.is_some() {
+                task.work = Work::Tell { change: Change::gone(name), update: *update };
+            }
+        }
+        for id in self.requests.without(name) {
+            self.on_request_over(id, Vec::new(), cx);
+        }
+    }
+
+    /// A member is out of the session: nothing more is expected of it.
+    pub(super) fn forget_member(&mut self, name: &Name, cx: &mut Context<'_>) {
+        if !self.roster.remove(name) {
+            return;
+        }
+        if let Some(moderator) = self.moderator() {
+            moderator.missed.remove(name);
+        }
+        self.drop_receiver(name);
+        let mut out = Vec::new();
+        self.sender.left(name, &mut out);
+        self.handle_sender(out);
+        for id in self.requests.without(name) {
+            self.on_request_over(id, Vec::new(), cx);
         }
     }
 
@@ -321,7 +806,9 @@ impl Session {
 
     /// Whether data may be given to the application.
     pub(super) fn may_receive(&self) -> bool {
-        !matches!(self.phase, Phase::Ended)
+        self.config.direction.receives()
+            && !self.is_away()
+            && !matches!(self.phase, Phase::Ended)
             && match &self.role {
                 Role::Moderator(_) => true,
                 Role::Participant(participant) => participant.has_joined(),
@@ -329,10 +816,28 @@ impl Session {
     }
 }
 
+impl Change {
+    /// Somebody is gone. What it did with data does not matter any more.
+    fn gone(name: &Name) -> Change {
+        let participant = roster::describe(name, super::Direction::Both, true);
+        Change { op: GroupUpdateOp::Remove, participant, name: name.clone() }
+    }
+}
+
 /// The answer to a LEAVE_REQUEST.
 pub(super) fn leave_reply(message: &Incoming) -> Outgoing {
     let reply = CommandPayloadType::LeaveReply(Empty {});
     Outgoing::control(SessionMessageType::LeaveReply, &message.source, message.message_id, reply)
+}
+
+fn leave_request(to: &Name, id: u32) -> Outgoing {
+    let leave = CommandPayloadType::LeaveRequest(Empty {});
+    Outgoing::control(SessionMessageType::LeaveRequest, to, id, leave)
+}
+
+/// Names, in words.
+pub(super) fn list(names: &[Name]) -> String {
+    names.iter().map(Name::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether an app of this full name may answer for `target`.

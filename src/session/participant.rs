@@ -3,12 +3,18 @@
 use std::time::Instant;
 
 use super::moderator::leave_reply;
-use super::request::Answer;
 use super::{config, SessionConfig};
-use super::{roster, Context, Incoming, Kind, Outgoing, Output, Phase, Retry, Role, Session};
+use super::{
+    roster, Channels, Context, Direction, Event, Incoming, Kind, Outgoing, Output, Phase, Retry,
+    Role, Session,
+};
+use crate::error::Error;
 use crate::limits;
-use crate::name::Name;
-use crate::wire::{CommandPayloadType, JoinReplyPayload, JoinRequestPayload, SessionMessageType};
+use crate::name::{channel_ids, Name};
+use crate::wire::{
+    self, CommandPayloadType, GroupUpdateOp, JoinReplyPayload, JoinRequestPayload,
+    ParticipantState, SessionMessageType,
+};
 
 /// What only a participant knows.
 #[derive(Debug)]
@@ -23,6 +29,10 @@ enum State {
     Joining {
         reply: Outgoing,
         until: Instant,
+    },
+    /// The welcome has come; it is confirmed when the channels of the group are subscribed.
+    Entering {
+        ack: Outgoing,
     },
     Joined,
 }
@@ -39,7 +49,7 @@ impl Participant {
     pub(super) fn joining_until(&self) -> Option<Instant> {
         match &self.state {
             State::Joining { until, .. } => Some(*until),
-            State::Joined => None,
+            State::Entering { .. } | State::Joined => None,
         }
     }
 }
@@ -49,27 +59,34 @@ impl Session {
     pub(crate) fn invited(
         id: u32,
         me: Name,
+        kind: Kind,
+        direction: Direction,
         message: &Incoming,
         cx: &mut Context<'_>,
-    ) -> Result<Session, &'static str> {
+    ) -> Result<Session, String> {
         let Some(CommandPayloadType::JoinRequest(request)) = message.command() else {
-            return Err("a JOIN_REQUEST without its payload");
+            return Err("a JOIN_REQUEST without its payload".to_owned());
         };
-        let JoinRequestPayload { timer_settings, channel, control, mls_settings } = request;
-        if channel.is_some() || control.is_some() {
-            return Err("groups are not supported yet");
-        }
+        let JoinRequestPayload { timer_settings, mls_settings, .. } = request;
+        let channels = match kind {
+            Kind::Group => Some(channels(request)?),
+            Kind::PointToPoint if request.channel.is_some() || request.control.is_some() => {
+                return Err("channels in an invitation to two".to_owned());
+            }
+            Kind::PointToPoint => None,
+        };
         if mls_settings.is_some() {
-            return Err("MLS is not supported yet");
+            return Err("MLS is not supported yet".to_owned());
         }
         let config = SessionConfig {
-            kind: Kind::PointToPoint,
+            kind,
             reliable: timer_settings.map(Retry::from_wire),
+            direction,
             metadata: config::visible(message.metadata.clone()),
         };
         let payload = CommandPayloadType::JoinReply(JoinReplyPayload {
             key_package: None,
-            participant: Some(roster::describe(&me, true, true)),
+            participant: Some(roster::describe(&me, direction, true)),
         });
         let moderator = message.source.clone();
         let kind = SessionMessageType::JoinReply;
@@ -79,11 +96,23 @@ impl Session {
         let wait = retry.total().saturating_add(retry.interval).min(limits::WELCOME_WAIT);
         let until = cx.now.mono + wait;
         let state = State::Joining { reply: reply.clone(), until };
-        let role = Role::Participant(Participant { moderator: moderator.clone(), state });
-        let mut session = Session::new(id, config, me, moderator, role, cx.now);
+        let destination = match &channels {
+            Some(channels) => channels.data.with_id(crate::name::NameId::NULL),
+            None => moderator.clone(),
+        };
+        let role = Role::Participant(Participant { moderator, state });
+        let mut session = Session::new(id, config, me, destination, role, cx.now);
         session.via = Some(message.connection);
+        session.channels = channels;
         session.out.push(Output::Send(reply));
         Ok(session)
+    }
+
+    /// Whether the channels are those that a moderator of this identity makes.
+    pub(crate) fn has_channels_of(&self, subject: &str) -> bool {
+        self.channels.as_ref().is_none_or(|channels| {
+            channel_ids(subject, &channels.data) == (channels.data.id(), channels.control.id())
+        })
     }
 
     fn participant(&mut self) -> Option<&mut Participant> {
@@ -108,60 +137,124 @@ impl Session {
     }
 
     pub(super) fn on_welcome(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let me = self.me.clone();
         let Some(participant) = self.participant() else {
             return;
         };
         let Some(CommandPayloadType::GroupWelcome(welcome)) = message.command() else {
             return log::warn!("session {}: a GROUP_WELCOME without its payload", self.id);
         };
-        let first = !participant.has_joined();
-        participant.state = State::Joined;
-        if first {
-            let moderator = participant.moderator.clone();
-            for member in &welcome.participants {
-                let name = member.name.as_ref().and_then(Name::from_wire);
-                // Two take part. Others would be sent our heartbeats, and our data.
-                if self.config.kind == Kind::PointToPoint
-                    && name.as_ref().is_some_and(|name| *name != me && *name != moderator)
-                {
-                    log::warn!("session {}: the welcome names a third party", self.id);
-                    continue;
-                }
-                if name.as_ref() != Some(&me) && self.roster.add(member).is_none() {
-                    log::warn!("session {}: a malformed member in the welcome", self.id);
+        let ack = Outgoing::group_ack(message);
+        match participant.state {
+            State::Joining { .. } => {
+                participant.state = State::Entering { ack };
+                self.meet(&welcome.participants);
+                if self.join_channels(message.connection) {
+                    self.participant_joined(Ok(()), cx);
                 }
             }
-            for name in self.roster.names().cloned().collect::<Vec<_>>() {
-                self.roster.set_ready(&name);
-            }
-        }
-        self.out.push(Output::Send(Outgoing::group_ack(message)));
-        if first {
-            self.out.push(Output::Accepted);
-            self.flush_kept(cx);
+            State::Entering { .. } => {}
+            State::Joined => self.out.push(Output::Send(ack)),
         }
     }
 
-    /// Somebody leaves: a participant (then this is the moderator), or we are removed.
-    pub(super) fn on_leave_request(&mut self, message: &Incoming) {
-        match self.role {
-            Role::Moderator(_) => {
-                if self.roster.get(&message.source).is_some() {
-                    self.on_leaving(message);
-                }
+    /// Takes in those who are there already.
+    fn meet(&mut self, participants: &[wire::Participant]) {
+        let (me, moderator) = (self.me.clone(), self.moderator_name().clone());
+        for member in participants {
+            let name = member.name.as_ref().and_then(Name::from_wire);
+            // Two take part. Others would be sent our heartbeats, and our data.
+            if self.config.kind == Kind::PointToPoint
+                && name.as_ref().is_some_and(|name| *name != me && *name != moderator)
+            {
+                log::warn!("session {}: the welcome names a third party", self.id);
+                continue;
             }
+            if name.as_ref() != Some(&me) && self.roster.add(member, false).is_none() {
+                log::warn!("session {}: a malformed member in the welcome", self.id);
+            }
+        }
+        for name in self.roster.names().cloned().collect::<Vec<_>>() {
+            self.roster.set_ready(&name);
+        }
+    }
+
+    /// The channels are subscribed, or could not be. Nothing of the group is missed from now on, and
+    /// the moderator may know.
+    pub(super) fn participant_joined(&mut self, result: Result<(), Error>, cx: &mut Context<'_>) {
+        let Some(participant) = self.participant() else { return };
+        let State::Entering { ack } = &participant.state else { return };
+        if let Err(error) = result {
+            return self.end(&format!("the group cannot be entered: {error}"), None);
+        }
+        let ack = ack.clone();
+        participant.state = State::Joined;
+        self.out.push(Output::Send(ack));
+        self.out.push(Output::Accepted);
+        self.flush_kept(cx);
+    }
+
+    /// Somebody came or went.
+    pub(super) fn on_group_update(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        let Some(CommandPayloadType::GroupUpdate(update)) = message.command() else {
+            return log::warn!("session {}: a GROUP_UPDATE without its payload", self.id);
+        };
+        // One that comes before our welcome is confirmed will come again.
+        if !self.participant().is_some_and(|participant| participant.has_joined()) {
+            return;
+        }
+        let subject = update.participant.as_ref();
+        let Some(name) = subject.and_then(|p| Name::from_wire(p.name.as_ref()?)) else {
+            return log::warn!("session {}: a GROUP_UPDATE about nobody", self.id);
+        };
+        if !message.repeated && name != self.me {
+            match GroupUpdateOp::try_from(update.op) {
+                Ok(GroupUpdateOp::Add) => {
+                    if subject.and_then(|member| self.roster.add(member, true)).is_none() {
+                        return log::warn!("session {}: a member without settings", self.id);
+                    }
+                    self.roster.set_ready(&name);
+                    self.flush_kept(cx);
+                }
+                Ok(GroupUpdateOp::Remove) => {
+                    let known = self.roster.get(&name).is_some();
+                    self.forget_member(&name, cx);
+                    if known {
+                        self.event(Event::PeerLeft(name));
+                    }
+                }
+                Ok(GroupUpdateOp::Rejoin) => self.set_away(&name, false, cx),
+                Err(_) => return log::warn!("session {}: an unknown GROUP_UPDATE", self.id),
+            }
+        }
+        self.out.push(Output::Send(Outgoing::group_ack(message)));
+    }
+
+    /// A member goes away for a while, or is back (spec 03 section 7.7).
+    pub(super) fn on_participant_state(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        let Some(CommandPayloadType::UpdateParticipantState(update)) = message.command() else {
+            return log::warn!("session {}: no new state in {:?}", self.id, message.kind);
+        };
+        let name = update.participant.as_ref().and_then(Name::from_wire);
+        if name.as_ref() != Some(&message.source) || self.roster.get(&message.source).is_none() {
+            let source = &message.source;
+            return log::warn!("session {}: a state of somebody else from {source}", self.id);
+        }
+        if !message.repeated {
+            let away = update.new_state == ParticipantState::Offline as i32;
+            self.set_away(&message.source, away, cx);
+        }
+        self.out.push(Output::Send(Outgoing::group_ack(message)));
+    }
+
+    /// Somebody leaves: a participant (then this is the moderator), or we are removed.
+    pub(super) fn on_leave_request(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        match self.role {
+            Role::Moderator(_) => self.on_leaving(message, cx),
             Role::Participant(_) => {
                 let reply = leave_reply(message);
                 self.out.push(Output::Send(reply.clone()));
                 self.end("removed by the moderator", Some(reply));
             }
-        }
-    }
-
-    pub(super) fn on_leave_reply(&mut self, message: &Incoming) {
-        if self.requests.answer(message.message_id, &message.source) == Answer::Complete {
-            self.on_goodbye_answered(message.message_id, &[]);
         }
     }
 
@@ -182,4 +275,19 @@ impl Session {
             self.end("no welcome followed the invitation", None);
         }
     }
+}
+
+/// The channels that an invitation names: two instances of one name.
+fn channels(request: &JoinRequestPayload) -> Result<Channels, String> {
+    let read = |name: &Option<wire::Name>| {
+        let name = name.as_ref().and_then(Name::from_wire);
+        name.filter(|name| !name.id().is_null())
+    };
+    let (Some(data), Some(control)) = (read(&request.channel), read(&request.control)) else {
+        return Err("an invitation to a group without its channels".to_owned());
+    };
+    if data.components() != control.components() || data.id() == control.id() {
+        return Err(format!("{data} and {control} are not the channels of one group"));
+    }
+    Ok(Channels::named(data, control))
 }

@@ -60,6 +60,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Receiver {
     retry: Retry,
+    /// Nothing has arrived yet, and whatever arrives first begins the stream.
+    joining: bool,
     /// The number that was delivered last.
     last: u32,
     /// What arrived after a gap, by number.
@@ -69,6 +71,8 @@ pub(super) struct Receiver {
     wanted: BTreeMap<u32, Wanted>,
     /// The numbers that were given up last; a sender cannot repeat more.
     lost: VecDeque<u32>,
+    /// Numbers of the last messages to this member alone, should they come again.
+    direct: VecDeque<u32>,
 }
 
 #[derive(Debug)]
@@ -82,12 +86,31 @@ impl Receiver {
     pub(super) fn new(retry: Retry) -> Receiver {
         Receiver {
             retry,
+            joining: false,
             last: 0,
             ahead: BTreeMap::new(),
             bytes: 0,
             wanted: BTreeMap::new(),
             lost: VecDeque::new(),
+            direct: VecDeque::new(),
         }
+    }
+
+    /// A receiver that does not know where the sender is: the first number begins the stream.
+    pub(super) fn joining(retry: Retry) -> Receiver {
+        Receiver { joining: true, ..Receiver::new(retry) }
+    }
+
+    /// Whether a message to this member alone was not here before.
+    pub(super) fn is_new(&mut self, id: u32) -> bool {
+        if self.direct.contains(&id) {
+            return false;
+        }
+        if self.direct.len() == limits::SENDER_WINDOW {
+            self.direct.pop_front();
+        }
+        self.direct.push_back(id);
+        true
     }
 
     /// A message, or the news that there is none, arrived under `id`.
@@ -100,6 +123,10 @@ impl Receiver {
     ) -> Verdict {
         if id >= MODULUS {
             return Verdict::OutOfWindow; // no number of a stream
+        }
+        if self.joining && matches!(arrival, Arrival::Message(_)) {
+            self.joining = false;
+            self.last = id.wrapping_sub(1) & (MODULUS - 1);
         }
         let distance = self.distance(id);
         if distance == 0 || distance > MODULUS / 2 {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::{Outgoing, Retry};
 use crate::name::Name;
+use crate::wire::SessionMessageType;
 
 /// Unanswered control messages of one session, by message id.
 #[derive(Debug, Default)]
@@ -62,9 +63,15 @@ impl Requests {
         self.open.insert(request.message.message_id, request);
     }
 
-    /// Somebody answered.
-    pub(super) fn answer(&mut self, message_id: u32, from: &Name) -> Answer {
-        let Some(request) = self.open.get_mut(&message_id) else {
+    /// Somebody answered with a message of this kind.
+    pub(super) fn answer(
+        &mut self,
+        message_id: u32,
+        kind: SessionMessageType,
+        from: &Name,
+    ) -> Answer {
+        let open = self.open.get_mut(&message_id);
+        let Some(request) = open.filter(|request| kind == answer_to(request.message.kind)) else {
             return Answer::Unexpected;
         };
         let any = request.missing.is_empty();
@@ -83,6 +90,23 @@ impl Requests {
         self.open.remove(&message_id);
     }
 
+    /// Stops waiting for anything.
+    pub(super) fn cancel_all(&mut self) {
+        self.open.clear();
+    }
+
+    /// Somebody has gone: what waited for that answer alone is complete; those numbers are returned.
+    pub(super) fn without(&mut self, name: &Name) -> Vec<u32> {
+        let mut complete = Vec::new();
+        for (id, request) in &mut self.open {
+            if request.missing.remove(name) && request.missing.is_empty() {
+                complete.push(*id);
+            }
+        }
+        complete.iter().for_each(|id| self.cancel(*id));
+        complete
+    }
+
     /// When something becomes due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.open.values().map(|request| request.due).min()
@@ -98,5 +122,17 @@ impl Requests {
         }
         let request = self.open.remove(&message_id)?;
         Some(Due::GivenUp { message_id, silent: request.missing })
+    }
+}
+
+/// Which kind of message answers one of this kind.
+fn answer_to(request: SessionMessageType) -> SessionMessageType {
+    use SessionMessageType as T;
+    match request {
+        T::DiscoveryRequest => T::DiscoveryReply,
+        T::JoinRequest => T::JoinReply,
+        T::LeaveRequest => T::LeaveReply,
+        T::RejoinRequest => T::RejoinReply,
+        _ => T::GroupAck,
     }
 }

@@ -6,23 +6,37 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::Direction;
 use crate::limits;
 use crate::name::{EncodedName, Name};
+use crate::router::ConnectionId;
 use crate::wire::{Participant, ParticipantSettings, ParticipantState};
 
 /// Another member of the session.
 #[derive(Clone, Debug)]
 pub(super) struct Member {
-    /// It takes messages and acknowledges them.
-    pub(super) receives_data: bool,
+    direction: Direction,
     /// It can be reached, as far as we know.
     pub(super) online: bool,
+    /// It said itself that it is away: only it can say that it is back.
+    pub(super) away: bool,
     /// It has confirmed its welcome: data may be sent to it.
     pub(super) ready: bool,
+    /// It came after this side: its data begins with number 1.
+    pub(super) newer: bool,
+    /// The connection that it was heard over last.
+    pub(super) via: Option<ConnectionId>,
     /// Looks at it since something was heard.
     silent: u32,
     /// When something was heard last.
     heard: Option<Instant>,
+}
+
+impl Member {
+    /// How it is described to others.
+    pub(super) fn describe(&self, name: &Name) -> Participant {
+        describe(name, self.direction, self.online)
+    }
 }
 
 /// The other members of a session.
@@ -32,20 +46,43 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    /// Takes a member in, as it describes itself. `None` if the description is malformed.
-    pub(super) fn add(&mut self, participant: &Participant) -> Option<Name> {
+    /// Takes a member in, as it describes itself; one that is known stays as it is. `newer`: it came
+    /// after this side. `None` if the description is malformed.
+    pub(super) fn add(&mut self, participant: &Participant, newer: bool) -> Option<Name> {
         let name = Name::from_wire(participant.name.as_ref()?)?;
         let settings = participant.settings.as_ref()?;
         let online = participant.status == ParticipantState::Online as i32;
-        let receives_data = settings.receives_data;
-        let member = Member { receives_data, online, ready: false, silent: 0, heard: None };
-        self.members.insert(name.clone(), member);
+        self.members.entry(name.clone()).or_insert_with(|| Member {
+            direction: Direction::from_wire(*settings),
+            online,
+            away: false,
+            ready: false,
+            newer,
+            via: None,
+            silent: 0,
+            heard: None,
+        });
         Some(name)
+    }
+
+    /// A member is gone. `false`: there was none of this name.
+    pub(super) fn remove(&mut self, name: &Name) -> bool {
+        self.members.remove(name).is_some()
     }
 
     /// The member of this name.
     pub(super) fn get(&self, name: &Name) -> Option<&Member> {
         self.members.get(name)
+    }
+
+    /// Those who are meant by a name: an instance, or all instances of a service.
+    pub(super) fn meant_by(&self, name: &Name) -> Vec<Name> {
+        let exact = !name.id().is_null();
+        let meant = |known: &&Name| match exact {
+            true => *known == name,
+            false => known.components() == name.components(),
+        };
+        self.names().filter(meant).cloned().collect()
     }
 
     /// The full name that has this encoded form.
@@ -63,20 +100,26 @@ impl Roster {
         self.members.iter()
     }
 
+    /// Nobody else takes part.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Those from whom a message sent now is to be acknowledged.
     pub(super) fn receivers(&self) -> impl Iterator<Item = &Name> {
-        let able = |member: &Member| member.online && member.ready && member.receives_data;
+        let able = |member: &Member| member.online && member.ready && member.direction.receives();
         self.members.iter().filter(move |(_, member)| able(member)).map(|(name, _)| name)
     }
 
-    /// Something was heard of a member. `true`: it was offline and is back.
-    pub(super) fn heard(&mut self, name: &Name, now: Instant) -> bool {
+    /// Something was heard of a member, over this connection. `true`: it was offline and is back.
+    pub(super) fn heard(&mut self, name: &Name, via: ConnectionId, now: Instant) -> bool {
         let Some(member) = self.members.get_mut(name) else {
             return false;
         };
         member.silent = 0;
         member.heard = Some(now);
-        !std::mem::replace(&mut member.online, true)
+        member.via = Some(via);
+        !member.away && !std::mem::replace(&mut member.online, true)
     }
 
     /// Whether something was heard of a member after this moment.
@@ -92,10 +135,36 @@ impl Roster {
         }
     }
 
+    /// A member is back. `true`: that is news.
+    pub(super) fn set_online(&mut self, name: &Name) -> bool {
+        match self.members.get_mut(name) {
+            Some(member) => {
+                member.silent = 0;
+                !std::mem::replace(&mut member.online, true)
+            }
+            None => false,
+        }
+    }
+
+    /// A member says that it is away, or back.
+    pub(super) fn set_away(&mut self, name: &Name, away: bool) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.away = away;
+        }
+    }
+
     /// A member has confirmed its welcome.
     pub(super) fn set_ready(&mut self, name: &Name) {
         if let Some(member) = self.members.get_mut(name) {
             member.ready = true;
+        }
+    }
+
+    /// Whatever the members send next begins a stream: what came before was not followed.
+    pub(super) fn follow_anew(&mut self) {
+        for member in self.members.values_mut() {
+            member.newer = false;
+            member.silent = 0;
         }
     }
 
@@ -110,14 +179,20 @@ impl Roster {
         }
         gone
     }
+
+    /// How the members are described to others.
+    pub(super) fn describe(&self) -> Vec<Participant> {
+        self.iter().map(|(name, member)| member.describe(name)).collect()
+    }
 }
 
 /// How a member describes itself on the wire.
-pub(super) fn describe(name: &Name, receives_data: bool, online: bool) -> Participant {
+pub(super) fn describe(name: &Name, direction: Direction, online: bool) -> Participant {
     let status = if online { ParticipantState::Online } else { ParticipantState::Offline };
+    let (sends_data, receives_data) = (direction.sends(), direction.receives());
     Participant {
         name: Some(name.to_wire()),
-        settings: Some(ParticipantSettings { sends_data: true, receives_data }),
+        settings: Some(ParticipantSettings { sends_data, receives_data }),
         status: status as i32,
     }
 }

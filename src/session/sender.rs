@@ -12,6 +12,10 @@ use crate::name::Name;
 
 /// Sequence numbers on the wire wrap here.
 const MODULUS: u64 = 0x8000_0000;
+/// The bit that tells the numbers of messages to one member alone from those of the sequence.
+pub(super) const DIRECT: u32 = 0x8000_0000;
+/// They come after all others here.
+const FIRST_DIRECT: u64 = 1 << 63;
 
 /// How a publish ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,6 +120,51 @@ impl Sender {
         }
     }
 
+    /// Takes a message to one member of a group, under a number outside of the sequence.
+    pub(super) fn publish_to(
+        &mut self,
+        id: u32,
+        member: &Name,
+        payload: Payload,
+        op: Option<OpId>,
+        now: Instant,
+        out: &mut Vec<Output>,
+    ) {
+        let (to, number) = (Some(member.clone()), FIRST_DIRECT | u64::from(id));
+        match self.retry {
+            Some(retry) => {
+                let receivers = std::slice::from_ref(member);
+                self.keep(number, payload.clone(), op, receivers, retry, now);
+            }
+            None => out.push(Output::Finished { op, outcome: Outcome::Delivered }),
+        }
+        out.push(Output::Transmit { message_id: id, payload, to });
+    }
+
+    fn keep(
+        &mut self,
+        number: u64,
+        payload: Payload,
+        op: Option<OpId>,
+        receivers: &[Name],
+        retry: Retry,
+        now: Instant,
+    ) {
+        let due = now + retry.interval;
+        let sent = Sent {
+            payload,
+            missing: receivers.to_vec(),
+            silent: Vec::new(),
+            tries_left: retry.max_retries,
+            sent: now,
+            due,
+            op,
+            finished: false,
+        };
+        self.sent.insert(number, sent);
+        self.timers.push_back((due, number));
+    }
+
     fn transmit(
         &mut self,
         payload: Payload,
@@ -126,22 +175,10 @@ impl Sender {
     ) {
         let number = self.next;
         self.next += 1;
-        let message_id = (number % MODULUS) as u32;
+        let message_id = wire_number(number);
         match self.retry {
             Some(retry) => {
-                let due = now + retry.interval;
-                let sent = Sent {
-                    payload: payload.clone(),
-                    missing: receivers.to_vec(),
-                    silent: Vec::new(),
-                    tries_left: retry.max_retries,
-                    sent: now,
-                    due,
-                    op,
-                    finished: false,
-                };
-                self.sent.insert(number, sent);
-                self.timers.push_back((due, number));
+                self.keep(number, payload.clone(), op, receivers, retry, now);
                 self.push_out(out);
             }
             None => {
@@ -155,7 +192,7 @@ impl Sender {
     /// Forgets what is so old that no receiver keeps what comes after it.
     fn push_out(&mut self, out: &mut Vec<Output>) {
         while let Some((&number, sent)) = self.sent.first_key_value() {
-            if number + limits::SENDER_WINDOW as u64 >= self.next {
+            if number >= FIRST_DIRECT || number + limits::SENDER_WINDOW as u64 >= self.next {
                 return;
             }
             if !sent.finished {
@@ -202,9 +239,23 @@ impl Sender {
         }
     }
 
+    /// A member is gone for good: it does not count any more.
+    pub(super) fn left(&mut self, name: &Name, out: &mut Vec<Output>) {
+        for number in self.sent.keys().copied().collect::<Vec<_>>() {
+            let Some(sent) = self.sent.get_mut(&number) else { continue };
+            sent.silent.retain(|silent| silent != name);
+            let before = sent.missing.len();
+            sent.missing.retain(|missing| missing != name);
+            if sent.missing.len() < before {
+                self.finish_if_done(number, out);
+            }
+        }
+    }
+
     /// Whether something is not finished.
     pub(super) fn is_busy(&self) -> bool {
-        self.base != self.next || !self.kept.is_empty()
+        let direct = self.sent.range(FIRST_DIRECT..).any(|(_, sent)| !sent.finished);
+        self.base != self.next || !self.kept.is_empty() || direct
     }
 
     /// Gives up everything that is not finished: the session ends.
@@ -250,7 +301,7 @@ impl Sender {
     }
 
     fn message_due(&mut self, number: u64, now: Instant, out: &mut Vec<Output>) {
-        let message_id = (number % MODULUS) as u32;
+        let message_id = wire_number(number);
         let retry = self.retry.unwrap_or_default();
         let Some(sent) = self.sent.get_mut(&number) else {
             return;
@@ -295,9 +346,14 @@ impl Sender {
         };
         self.undelivered += bytes;
         out.push(Output::Finished { op, outcome });
+        if number >= FIRST_DIRECT {
+            // Nobody asks for it.
+            self.forget(number);
+            return out.push(Output::Credit { messages: 1, bytes });
+        }
         // Room is measured from the oldest unfinished message: the receiver keeps no more than
         // this many after a gap.
-        let unfinished = self.sent.range(self.base..).find(|(_, sent)| !sent.finished);
+        let unfinished = self.sent.range(self.base..self.next).find(|(_, sent)| !sent.finished);
         let base = unfinished.map_or(self.next, |(number, _)| *number);
         let messages = usize::try_from(base - self.base).unwrap_or(usize::MAX);
         self.base = base;
@@ -321,8 +377,19 @@ impl Sender {
 
     /// The latest number whose wire form is `message_id`.
     fn number(&self, message_id: u32) -> u64 {
+        if message_id & DIRECT != 0 {
+            return FIRST_DIRECT | u64::from(message_id);
+        }
         let back = self.next.wrapping_sub(1).wrapping_sub(u64::from(message_id)) % MODULUS;
         (self.next - 1).saturating_sub(back)
+    }
+}
+
+/// A number as messages carry it.
+fn wire_number(number: u64) -> u32 {
+    match number < FIRST_DIRECT {
+        true => (number % MODULUS) as u32,
+        false => number as u32,
     }
 }
 

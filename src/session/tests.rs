@@ -6,6 +6,7 @@ mod bounds;
 mod checklist;
 mod clock;
 mod defects;
+mod groups;
 
 use super::app::{App, Output};
 use super::*;
@@ -148,13 +149,17 @@ impl Pair {
         let now = self.now(at);
         let seen = &mut self.seen[at];
         match output {
-            Output::Send { mut message, about, via } => {
+            Output::Send { mut message, about, route } => {
                 let mut cx = Context { now, entropy: &mut self.entropy };
                 self.apps[at].finish(&mut message, &mut cx).unwrap();
                 if self.old[at] {
                     message.metadata.remove(crate::identity::PAYLOAD_SIGNATURE_KEY);
                 }
-                self.routes.push((via, about.comes_again));
+                let over = match route {
+                    Route::Over(connection) => Some(connection),
+                    Route::Any | Route::Channel(_) => None,
+                };
+                self.routes.push((over, about.comes_again));
                 for _ in 0..(self.copies)(at, &message) {
                     self.wire.push_back((1 - at, (*message).clone()));
                 }
@@ -175,6 +180,7 @@ impl Pair {
                 seen.credit.1 += bytes;
             }
             Output::Ended(_, reason) => seen.ended.push(reason),
+            Output::Join { .. } | Output::Leave { .. } => panic!("a pair is no group"),
         }
     }
 

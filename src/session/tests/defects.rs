@@ -207,7 +207,7 @@ fn an_answer_to_a_foreign_request_of_ours_is_not_taken() {
     if let Some(MessageType::Publish(publish)) = &mut reply.message_type {
         let payload = CommandPayloadType::JoinReply(crate::wire::JoinReplyPayload {
             key_package: None,
-            participant: Some(super::super::roster::describe(&mallory, true, true)),
+            participant: Some(super::super::roster::describe(&mallory, Direction::Both, true)),
         });
         let command = CommandPayload { command_payload_type: Some(payload) };
         publish.msg = Some(Content { content_type: Some(ContentType::CommandPayload(command)) });
