@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::node::{connect, unexpected};
 use super::session::{Session, SessionOptions};
-use super::{ConnectionId, Op, Timeout};
+use super::{ConnectionId, Direction, Op, Timeout};
 use crate::config::{ClientConfig, IdentityConfig, ProviderConfig, VerifierConfig};
 use crate::driver::{deadline_after, Answer, AppShared, Command, OpSlot, Reply, Shared};
 use crate::entropy::SystemEntropy;
@@ -60,7 +60,7 @@ impl App {
     /// Asks for messages to `name` over a connection. An app is reached over a connection by the
     /// names that it subscribed there; its own name is not subscribed by itself.
     pub fn subscribe(&self, name: &str, connection: ConnectionId, timeout: Timeout) -> Result<()> {
-        let (name, app) = (self.parse(name)?, self.app.id);
+        let (name, app) = (parse_name(name)?, self.app.id);
         let what = format!("waiting for the subscription of {name}");
         let command = |answer| Command::Subscribe(app, name, connection, answer);
         self.node.call(command, timeout, &what).map(drop)
@@ -73,7 +73,7 @@ impl App {
         connection: ConnectionId,
         timeout: Timeout,
     ) -> Result<()> {
-        let (name, app) = (self.parse(name)?, self.app.id);
+        let (name, app) = (parse_name(name)?, self.app.id);
         let what = format!("waiting for the unsubscription of {name}");
         let command = |answer| Command::Unsubscribe(app, name, connection, answer);
         self.node.call(command, timeout, &what).map(drop)
@@ -82,14 +82,14 @@ impl App {
     /// Sends what is meant for `name` over this connection. Needed only with several connections:
     /// with one, everything that is not here goes there.
     pub fn set_route(&self, name: &str, connection: ConnectionId) -> Result<()> {
-        let name = self.parse(name)?;
+        let name = parse_name(name)?;
         let command = |answer| Command::SetRoute(name, connection, answer);
         self.node.call(command, None, "setting a route").map(drop)
     }
 
     /// Takes a route back.
     pub fn remove_route(&self, name: &str, connection: ConnectionId) -> Result<()> {
-        let name = self.parse(name)?;
+        let name = parse_name(name)?;
         let command = |answer| Command::RemoveRoute(name, connection, answer);
         self.node.call(command, None, "removing a route").map(drop)
     }
@@ -116,8 +116,13 @@ impl App {
         self.app.done.pop(Some(Duration::ZERO), "no operation has ended")
     }
 
-    /// Opens a session to `destination` and waits until the peer has joined. If the time runs out
-    /// first, the attempt is given up.
+    /// Which way data goes in sessions that others open to this app from now on.
+    pub fn set_direction(&self, direction: Direction) -> Result<()> {
+        self.node.send(Command::SetDirection(self.app.id, direction))
+    }
+
+    /// Opens a session to `destination` and waits until the peer has joined; one with a group, whose
+    /// name `destination` is, begins empty. If the time runs out first, the attempt is given up.
     pub fn open(
         &self,
         options: &SessionOptions,
@@ -137,7 +142,7 @@ impl App {
     /// Opens a session without waiting: the operation ends when [`App::open`] would have returned.
     /// What is published before is kept until the peer has joined.
     pub fn open_start(&self, options: &SessionOptions, destination: &str) -> Result<(Session, Op)> {
-        let (name, app) = (self.parse(destination)?, self.app.id);
+        let (name, app) = (parse_name(destination)?, self.app.id);
         let config = Box::new(options.config()?);
         let events = options.events;
         let slot = OpSlot::new();
@@ -152,11 +157,13 @@ impl App {
         }
     }
 
-    fn parse(&self, name: &str) -> Result<Name> {
-        let name = Name::parse(name)?;
-        check_name(&name)?;
-        Ok(name)
-    }
+}
+
+/// Reads a name that is not too long to be sent.
+pub(super) fn parse_name(name: &str) -> Result<Name> {
+    let name = Name::parse(name)?;
+    check_name(&name)?;
+    Ok(name)
 }
 
 impl Drop for App {

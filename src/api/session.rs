@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::app::parse_name;
 use super::node::unexpected;
 use super::{Direction, Fields, Item, Kind, Message, Op, Retry, Timeout};
 use crate::driver::{
@@ -123,7 +124,8 @@ impl Session {
         Ok(Op::new(slot, &self.app, "waiting for the message to be acknowledged"))
     }
 
-    /// Answers the sender of `message`. In a point-to-point session that is the peer.
+    /// Answers the sender of `message`, and nobody else. In a point-to-point session that is the
+    /// peer. A member that has left meanwhile: [`Session::flush`] says so.
     pub fn publish_to(
         &self,
         message: &Message,
@@ -131,12 +133,84 @@ impl Session {
         options: &PublishOptions,
         timeout: Timeout,
     ) -> Result<()> {
-        if self.shared.fields.kind == Kind::Group {
-            return Err(Error::Unsupported("groups are not supported yet".to_owned()));
+        if self.shared.fields.kind == Kind::PointToPoint {
+            // Both ends are fixed: there is nobody else to answer.
+            return self.publish(payload, options, timeout);
         }
-        // Both ends of a point-to-point session are fixed: there is nobody else to answer.
-        let _ = message;
-        self.publish(payload, options, timeout)
+        let payload = self.prepare(payload, options)?;
+        let number = self.shared.room.take(payload.len(), timeout)?;
+        let completion = Completion::Publish(Counted::new(&self.shared, number), None);
+        let (key, to) = (self.shared.key, message.source.clone());
+        self.node.send(Command::PublishTo(key, to, payload, completion))
+    }
+
+    /// Invites the app called `name` (any instance) or exactly `name/ID` into the group, and waits
+    /// until it has joined and the others know. If the time runs out first, the invitation is taken
+    /// back.
+    ///
+    /// [`Error::Exists`]: it is in the group. [`Error::NotAllowed`]: this is no group, or this side
+    /// is not its moderator. [`Error::NoRoute`]: nobody valid answered.
+    pub fn invite(&self, name: &str, timeout: Timeout) -> Result<()> {
+        let (slot, op) = self.invite_slot(name)?;
+        let result = op.wait(timeout);
+        if let Err(Error::Timeout(_)) = result {
+            self.node.send(Command::Cancel(self.shared.key, slot))?;
+            return Err(Error::Timeout(format!("waiting for {name} to join the group")));
+        }
+        result
+    }
+
+    /// Invites without waiting: the operation ends when [`Session::invite`] would have returned.
+    /// Several invitations are carried out in their order.
+    pub fn invite_start(&self, name: &str) -> Result<Op> {
+        Ok(self.invite_slot(name)?.1)
+    }
+
+    fn invite_slot(&self, name: &str) -> Result<(Arc<OpSlot>, Op)> {
+        let name = parse_name(name)?;
+        let slot = OpSlot::new();
+        let answer = Answer(Arc::clone(&slot));
+        self.node.send(Command::Invite(self.shared.key, name, answer))?;
+        let op = Op::new(Arc::clone(&slot), &self.app, "waiting for somebody to join the group");
+        Ok((slot, op))
+    }
+
+    /// Removes a participant from the group and waits until it and the others know. `name` without
+    /// an id means the only instance of that name.
+    ///
+    /// [`Error::NotFound`]: nobody of that name is in the group. [`Error::InvalidArgument`]: several
+    /// are. [`Error::Undelivered`]: it is out, but did not confirm it.
+    pub fn remove(&self, name: &str, timeout: Timeout) -> Result<()> {
+        match self.remove_start(name)?.wait(timeout) {
+            Err(Error::Timeout(_)) => {
+                Err(Error::Timeout(format!("waiting for {name} to leave the group")))
+            }
+            other => other,
+        }
+    }
+
+    /// Removes without waiting: the operation ends when [`Session::remove`] would have returned.
+    pub fn remove_start(&self, name: &str) -> Result<Op> {
+        let name = parse_name(name)?;
+        let slot = OpSlot::new();
+        let answer = Answer(Arc::clone(&slot));
+        self.node.send(Command::Remove(self.shared.key, name, answer))?;
+        Ok(Op::new(slot, &self.app, "waiting for somebody to leave the group"))
+    }
+
+    /// Goes away from the group for a while: the others see this side offline and do not wait for
+    /// its acknowledgements; what is published meanwhile is not received.
+    pub fn suspend(&self, timeout: Timeout) -> Result<()> {
+        let key = self.shared.key;
+        let command = |answer| Command::SetAway(key, true, answer);
+        self.node.call(command, timeout, "waiting for the session to be suspended").map(drop)
+    }
+
+    /// Comes back after [`Session::suspend`].
+    pub fn rejoin(&self, timeout: Timeout) -> Result<()> {
+        let key = self.shared.key;
+        let command = |answer| Command::SetAway(key, false, answer);
+        self.node.call(command, timeout, "waiting to be back in the session").map(drop)
     }
 
     /// Waits until everything published before the call is acknowledged or given up.

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::name::Name;
 use crate::node::{ConnectionInfo, Stats};
 use crate::router::ConnectionId;
-use crate::session::{AppId, Fields, Item, Payload, SessionConfig, SessionKey};
+use crate::session::{AppId, Direction, Fields, Item, Payload, SessionConfig, SessionKey};
 
 /// A call. Each is answered through its slot.
 pub(crate) enum Command {
@@ -34,6 +34,15 @@ pub(crate) enum Command {
     /// A full inbox has room again.
     InboxHasRoom(SessionKey),
     Publish(SessionKey, Payload, Completion),
+    /// To one member of a group.
+    PublishTo(SessionKey, Name, Payload, Completion),
+    Invite(SessionKey, Name, Answer),
+    Remove(SessionKey, Name, Answer),
+    /// Nobody waits at this slot any more: an invitation is taken back.
+    Cancel(SessionKey, Arc<OpSlot>),
+    /// Go away from a group for a while, or come back.
+    SetAway(SessionKey, bool, Answer),
+    SetDirection(AppId, Direction),
     CloseSession(SessionKey, Option<Answer>),
     Participants(SessionKey, Answer),
     Stats(Answer),

@@ -651,6 +651,33 @@ impl EventLoop {
                 let op = self.new_op(completion);
                 self.node.publish(session, payload, Some(op), now);
             }
+            Command::PublishTo(session, member, payload, completion) => {
+                let op = self.new_op(completion);
+                self.node.publish_to(session, &member, payload, Some(op), now);
+            }
+            Command::Invite(session, name, slot) => {
+                let op = self.new_op(Completion::Slot(slot));
+                self.node.invite(session, name, Some(op), now);
+            }
+            Command::Remove(session, name, slot) => {
+                let op = self.new_op(Completion::Slot(slot));
+                self.node.remove(session, name, Some(op), now);
+            }
+            Command::Cancel(session, slot) => {
+                let waits = |completion: &Completion| match completion {
+                    Completion::Slot(answer) => Arc::ptr_eq(&answer.0, &slot),
+                    Completion::Publish(..) => false,
+                };
+                let found = self.ops.iter().find(|(_, completion)| waits(completion));
+                if let Some(op) = found.map(|(op, _)| *op) {
+                    self.node.cancel(session, op, now);
+                }
+            }
+            Command::SetAway(session, away, slot) => {
+                let op = self.new_op(Completion::Slot(slot));
+                self.node.set_away(session, away, Some(op), now);
+            }
+            Command::SetDirection(app, direction) => self.node.set_direction(app, direction, now),
             Command::CloseSession(session, slot) => {
                 if let Some(session) = self.sessions.get(&session) {
                     // Closing takes its time; what is published meanwhile would go nowhere.
