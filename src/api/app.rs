@@ -156,7 +156,6 @@ impl App {
             _ => Err(unexpected()),
         }
     }
-
 }
 
 /// Reads a name that is not too long to be sent.

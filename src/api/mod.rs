@@ -17,6 +17,4 @@ pub use session::{Participant, PublishOptions, Session, SessionOptions};
 pub use crate::driver::Timeout;
 pub use crate::node::{ConnectionInfo, Stats};
 pub use crate::router::ConnectionId;
-pub use crate::session::{
-    Direction, Event, Fields, Item, Kind, ReceivedMessage as Message, Retry,
-};
+pub use crate::session::{Direction, Event, Fields, Item, Kind, ReceivedMessage as Message, Retry};

@@ -645,7 +645,9 @@ impl From<AppOutput> for Option<Output> {
     /// What an app says to its application; `None` for what the node itself has to do.
     fn from(output: AppOutput) -> Option<Output> {
         Some(match output {
-            AppOutput::Send { .. } | AppOutput::Join { .. } | AppOutput::Leave { .. } => return None,
+            AppOutput::Send { .. } | AppOutput::Join { .. } | AppOutput::Leave { .. } => {
+                return None
+            }
             AppOutput::Done(op, result) => Output::Done(op, result.map(|()| Value::Nothing)),
             AppOutput::NewSession(key, fields) => Output::NewSession(key, fields),
             AppOutput::Item(key, item) => Output::Item(key, item),

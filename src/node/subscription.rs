@@ -53,7 +53,11 @@ struct Waiting {
 enum Waiter {
     Call(OpId),
     /// A session that enters a group over this connection.
-    Session { key: SessionKey, connection: ConnectionId, ticket: u32 },
+    Session {
+        key: SessionKey,
+        connection: ConnectionId,
+        ticket: u32,
+    },
 }
 
 impl Subscription {
@@ -385,12 +389,7 @@ impl Node {
     }
 
     /// An answer to one of our requests; unknown ones mean nothing.
-    pub(super) fn on_subscription_ack(
-        &mut self,
-        from: ConnectionId,
-        frame: &Frame<'_>,
-        now: Now,
-    ) {
+    pub(super) fn on_subscription_ack(&mut self, from: ConnectionId, frame: &Frame<'_>, now: Now) {
         let Some(ack) = frame.subscription_ack() else { return };
         let id = ack.subscription_id;
         let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
@@ -466,12 +465,7 @@ impl Node {
     }
 
     /// A connection is gone for good.
-    pub(super) fn forget_subscriptions(
-        &mut self,
-        connection: ConnectionId,
-        cause: &str,
-        now: Now,
-    ) {
+    pub(super) fn forget_subscriptions(&mut self, connection: ConnectionId, cause: &str, now: Now) {
         for id in self.subscriptions_of(|s| s.connection == connection) {
             self.timers.set(Timer::Subscription(id), None);
             let Some(mut gone) = self.subscriptions.by_id.remove(&id) else { continue };

@@ -6,9 +6,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
+use super::Output as SessionOutput;
 use super::{AppId, Fields, Session, SessionConfig, SessionKey};
 use super::{Context, Direction, Incoming, Item, Kind, OpId, Outgoing, Payload, Route};
-use super::Output as SessionOutput;
 use crate::clock::{Now, Timers};
 use crate::entropy::Entropy;
 use crate::error::Error;

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::app::About;
 use super::request::Answer;
 use super::{roster, SessionConfig};
-use super::{Channels, Context, Event, Incoming, Kind, OpId, Outgoing, Output, Phase, Role, Session};
+use super::{
+    Channels, Context, Event, Incoming, Kind, OpId, Outgoing, Output, Phase, Role, Session,
+};
 use crate::error::Error;
 use crate::limits;
 use crate::name::Name;
@@ -56,7 +58,11 @@ enum Step {
     Channels(Name, ConnectionId),
     Join(u32, Name),
     /// The newcomer's answer to the welcome, and those of the others to the news.
-    Welcome { peer: Name, welcome: Option<u32>, update: Option<u32> },
+    Welcome {
+        peer: Name,
+        welcome: Option<u32>,
+        update: Option<u32>,
+    },
 }
 
 /// A member came or went.
@@ -414,7 +420,8 @@ impl Session {
         if !moderator.missed.contains_key(name) {
             return;
         }
-        let ours = |task: &Task| matches!(&task.work, Work::CatchUp { member, .. } if member == name);
+        let ours =
+            |task: &Task| matches!(&task.work, Work::CatchUp { member, .. } if member == name);
         if moderator.current.iter().chain(&moderator.waiting).any(ours) {
             return;
         }
@@ -621,12 +628,7 @@ impl Session {
     }
 
     /// Our discovery request has nowhere to go: no connection, and no such app here.
-    pub(super) fn moderator_no_match(
-        &mut self,
-        message: &About,
-        text: &str,
-        cx: &mut Context<'_>,
-    ) {
+    pub(super) fn moderator_no_match(&mut self, message: &About, text: &str, cx: &mut Context<'_>) {
         let Some(Work::Add { target, step: Step::Discovery(id) }) = self.current() else {
             return;
         };

@@ -39,12 +39,11 @@ impl Session {
         }
         let message_id = cx.message_id();
         let state = if away { ParticipantState::Offline } else { ParticipantState::Online };
-        let payload =
-            CommandPayloadType::UpdateParticipantState(UpdateParticipantStatePayload {
-                participant: Some(self.me.to_wire()),
-                new_state: state as i32,
-                epoch: 0,
-            });
+        let payload = CommandPayloadType::UpdateParticipantState(UpdateParticipantStatePayload {
+            participant: Some(self.me.to_wire()),
+            new_state: state as i32,
+            epoch: 0,
+        });
         let kind = SessionMessageType::UpdateParticipantState;
         let mut message = Outgoing::control(kind, &control, message_id, payload);
         message.fanout = limits::FANOUT_ALL;

@@ -6,6 +6,7 @@
 
 mod bench;
 mod ending;
+mod group;
 mod node;
 mod peer;
 
@@ -37,6 +38,8 @@ enum Command {
     Send(peer::SendArguments),
     /// Wait for sessions, print what they bring
     Receive(peer::ReceiveArguments),
+    /// Take part in a group: as its moderator, or invited
+    Group(group::Arguments),
     /// Open a session to an app and say how long it took
     Ping(peer::PingArguments),
     /// Measure rates and latencies
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         (Some(Command::Node(arguments)), _) => node::run(&arguments),
         (Some(Command::Send(arguments)), _) => peer::send(&arguments),
         (Some(Command::Receive(arguments)), _) => peer::receive(&arguments),
+        (Some(Command::Group(arguments)), _) => group::group(&arguments),
         (Some(Command::Ping(arguments)), _) => peer::ping(&arguments),
         (Some(Command::Bench(command)), _) => bench::run(&command),
         (None, Some(path)) => node::run_file(&path),

@@ -19,10 +19,10 @@ use crate::ending::{note, output_failed, print, say, Signals};
 const GRACE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
-struct Common {
+pub struct Common {
     /// Name of this app: organization/namespace/service
     #[arg(long, env = "SLIM_LOCAL")]
-    local: String,
+    pub local: String,
     /// Node to connect to: an endpoint like http://127.0.0.1:46357, or a JSON object
     #[arg(long, env = "SLIM_SLIM", default_value = "http://127.0.0.1:46357")]
     slim: String,
@@ -31,7 +31,7 @@ struct Common {
     shared_secret: String,
     /// Milliseconds that connecting, opening and each answer may take
     #[arg(long, default_value_t = 30_000)]
-    timeout_ms: u64,
+    pub timeout_ms: u64,
 }
 
 #[derive(Args)]
@@ -259,7 +259,7 @@ fn serve(session: &Session, local: Option<&str>, notes: &mpsc::Sender<Note>) -> 
 }
 
 /// Runs what an app does on a node of its own. A signal ends both, and the program with `status`.
-fn run(common: &Common, status: i32, work: impl FnOnce(&Arc<App>) -> Result<()>) -> Result<()> {
+pub fn run(common: &Common, status: i32, work: impl FnOnce(&Arc<App>) -> Result<()>) -> Result<()> {
     let client = ClientConfig::parse(&common.slim)?;
     let signals = Signals::block();
     let node = Arc::new(Node::new(&NodeConfig::default())?);
