@@ -168,6 +168,7 @@ impl Session {
 
     fn invite_slot(&self, name: &str) -> Result<(Arc<OpSlot>, Op)> {
         let name = parse_name(name)?;
+        self.shared.fields.check_moderator("invite", &name)?;
         let slot = OpSlot::new();
         let answer = Answer(Arc::clone(&slot));
         self.node.send(Command::Invite(self.shared.key, name, answer))?;
@@ -192,6 +193,7 @@ impl Session {
     /// Removes without waiting: the operation ends when [`Session::remove`] would have returned.
     pub fn remove_start(&self, name: &str) -> Result<Op> {
         let name = parse_name(name)?;
+        self.shared.fields.check_moderator("remove", &name)?;
         let slot = OpSlot::new();
         let answer = Answer(Arc::clone(&slot));
         self.node.send(Command::Remove(self.shared.key, name, answer))?;

@@ -199,6 +199,21 @@ pub unsafe extern "C" fn slim_app_remove_route(
     })
 }
 
+/// Which way data goes in sessions that others open to this app from now on: the values of
+/// slim_session_options.direction.
+/// Errors: INVALID_ARGUMENT, CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+pub unsafe extern "C" fn slim_app_set_direction(app: *mut slim_app, direction: i32) -> slim_status {
+    guard(|| {
+        let direction = super::direction(direction, "direction")?;
+        // SAFETY: promised by the caller.
+        unsafe { handle(app, "app")? }.app.set_direction(direction)
+    })
+}
+
 /// Waits for a session that somebody else opened to this app.
 ///
 /// The session is ready for use and belongs to the caller.

@@ -28,6 +28,7 @@ use std::ffi::{c_char, CStr, CString};
 use std::mem::ManuallyDrop;
 use std::time::Duration;
 
+use crate::api::Direction;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::session::check_metadata_len;
@@ -202,6 +203,17 @@ unsafe fn sized<T: Copy>(from: *const T, what: &str) -> Result<Option<T>> {
     }
     // SAFETY: checked to be long enough.
     Ok(Some(unsafe { from.read() }))
+}
+
+/// Which way data goes, as a number.
+fn direction(value: i32, what: &str) -> Result<Direction> {
+    match value {
+        0 => Ok(Direction::Both),
+        1 => Ok(Direction::SendOnly),
+        2 => Ok(Direction::ReceiveOnly),
+        3 => Ok(Direction::Neither),
+        other => Err(Error::InvalidArgument(format!("{what} is {other}, which means nothing"))),
+    }
 }
 
 /// Checks the size in a struct that is to be filled.

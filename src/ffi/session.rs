@@ -8,11 +8,12 @@ use super::message::slim_message;
 use super::op::slim_op;
 use super::participants::slim_participants;
 use super::status::{guard, guard_number, slim_status};
-use super::{c_string, check_fields_size, free, give, handle, optional_string, pairs, place};
+use super::{
+    c_string, check_fields_size, direction, free, give, handle, optional_string, pairs, place,
+};
 use super::{sized, slim_pair, string, timeout, CPairs, Handle, Process};
-use crate::api::{Direction, Kind, PublishOptions, Retry, Session, SessionOptions};
+use crate::api::{Kind, PublishOptions, Retry, Session, SessionOptions};
 use crate::error::{Error, Result};
-use crate::name::Name;
 
 /// What a session is for.
 #[repr(C)]
@@ -22,7 +23,7 @@ pub enum slim_session_kind {
     /// is then kept.
     SLIM_SESSION_POINT_TO_POINT = 1,
     /// With everyone who was invited; the destination is the group's name. The creator is its
-    /// moderator. Not in this version.
+    /// moderator: it invites and removes.
     SLIM_SESSION_GROUP = 2,
 }
 
@@ -66,7 +67,7 @@ pub struct slim_session_options {
     pub delivery: i32,
     /// 0: unicast, one instance for the whole session; 1: anycast. Only 0 in this version.
     pub addressing: i32,
-    /// 0: both ways. Others are not in this version.
+    /// 0: both ways; 1: this side only publishes; 2: it only receives; 3: neither.
     pub direction: i32,
     /// 1: events come out of slim_session_receive(), too. Default: 0, no.
     pub events: i32,
@@ -201,13 +202,7 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
         1 => return not_yet("anycast (options.addressing)"),
         other => return bad("addressing", other),
     }
-    let direction = match options.direction {
-        0 => Direction::Both,
-        1 => Direction::SendOnly,
-        2 => Direction::ReceiveOnly,
-        3 => Direction::Neither,
-        other => return bad("direction", other),
-    };
+    let direction = direction(options.direction, "options.direction")?;
     match options.mls {
         0 => {}
         1 => return not_yet("MLS (options.mls)"),
@@ -478,9 +473,11 @@ pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
     guard_number(|| unsafe { handle(session, "session")? }.session.descriptor())
 }
 
-/// Invites the app called `name` into a group and waits until it has joined. Groups are not in
-/// this version.
-/// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+/// Invites an app into the group and waits until it has joined and the other members know. `name`
+/// may have an ID; without one, any instance of that name is invited.
+/// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group), NOT_ALLOWED
+/// (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody valid answered),
+/// TIMEOUT (the invitation is taken back), CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -492,14 +489,15 @@ pub unsafe extern "C" fn slim_session_invite(
     timeout_ms: i32,
 ) -> slim_status {
     guard(|| {
-        timeout(timeout_ms)?;
         // SAFETY: promised by the caller.
-        unsafe { no_group(session, name) }
+        let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
+        session.session.invite(name, timeout(timeout_ms)?)
     })
 }
 
-/// Invites without waiting: `op` ends when slim_session_invite() would have returned.
-/// Errors: as slim_session_invite().
+/// Invites without waiting: `op` ends when slim_session_invite() would have returned. Invitations
+/// and removals are carried out one after another.
+/// Errors: INVALID_NAME, NOT_ALLOWED, CLOSED; the others come from `op`.
 ///
 /// # Safety
 /// As the header says.
@@ -511,15 +509,21 @@ pub unsafe extern "C" fn slim_session_invite_start(
     op: *mut *mut slim_op,
 ) -> slim_status {
     guard(|| {
-        place(op, "op")?;
+        let place = place(op, "op")?;
         // SAFETY: promised by the caller.
-        unsafe { no_group(session, name) }
+        let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
+        let op = session.session.invite_start(name)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { give(place, slim_op::new(op)) };
+        Ok(())
     })
 }
 
-/// Removes a participant from a group and waits until the group knows. Groups are not in this
-/// version.
-/// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+/// Removes a participant from the group and waits until it and the other members know. `name` may
+/// have an ID; without one it must fit one participant alone.
+/// Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
+/// are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
+/// but did not confirm it), TIMEOUT (removing goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -531,14 +535,14 @@ pub unsafe extern "C" fn slim_session_remove(
     timeout_ms: i32,
 ) -> slim_status {
     guard(|| {
-        timeout(timeout_ms)?;
         // SAFETY: promised by the caller.
-        unsafe { no_group(session, name) }
+        let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
+        session.session.remove(name, timeout(timeout_ms)?)
     })
 }
 
 /// Removes without waiting: `op` ends when slim_session_remove() would have returned.
-/// Errors: as slim_session_remove().
+/// Errors: INVALID_NAME, NOT_ALLOWED, CLOSED; the others come from `op`.
 ///
 /// # Safety
 /// As the header says.
@@ -550,21 +554,48 @@ pub unsafe extern "C" fn slim_session_remove_start(
     op: *mut *mut slim_op,
 ) -> slim_status {
     guard(|| {
-        place(op, "op")?;
+        let place = place(op, "op")?;
         // SAFETY: promised by the caller.
-        unsafe { no_group(session, name) }
+        let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
+        let op = session.session.remove_start(name)?;
+        // SAFETY: checked not to be NULL.
+        unsafe { give(place, slim_op::new(op)) };
+        Ok(())
     })
 }
 
-/// The members of a point-to-point session are fixed.
-unsafe fn no_group(session: *mut slim_session, name: *const c_char) -> Result<()> {
+/// Goes away from the group for a while and waits until the other members know: they see this side
+/// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays a
+/// member.
+/// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it goes
+/// on), CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_suspend(
+    session: *mut slim_session,
+    timeout_ms: i32,
+) -> slim_status {
     // SAFETY: promised by the caller.
-    let (session, name) = unsafe { (handle(session, "session")?, string(name, "name")?) };
-    Name::parse(name)?;
-    let peer = &session.session.fields().destination;
-    Err(Error::NotAllowed(format!(
-        "{name} cannot be invited or removed: this is a point-to-point session with {peer}"
-    )))
+    guard(|| unsafe { handle(session, "session")? }.session.suspend(timeout(timeout_ms)?))
+}
+
+/// Comes back after slim_session_suspend(), and waits until the other members know.
+/// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), TIMEOUT (it goes
+/// on), CLOSED.
+///
+/// # Safety
+/// As the header says.
+#[no_mangle]
+#[must_use]
+pub unsafe extern "C" fn slim_session_rejoin(
+    session: *mut slim_session,
+    timeout_ms: i32,
+) -> slim_status {
+    // SAFETY: promised by the caller.
+    guard(|| unsafe { handle(session, "session")? }.session.rejoin(timeout(timeout_ms)?))
 }
 
 /// Gives out who takes part, this side first. Free the list with slim_participants_free().

@@ -175,6 +175,24 @@ pub struct Fields {
     pub metadata: BTreeMap<String, String>,
 }
 
+impl Fields {
+    /// Whether this side may invite and remove; `what` it wants, and whom.
+    pub(crate) fn check_moderator(&self, what: &str, name: &Name) -> Result<(), Error> {
+        match (self.kind, self.initiator) {
+            (Kind::PointToPoint, _) => {
+                let (peer, to) = (&self.destination, if what == "invite" { "to" } else { "from" });
+                Err(Error::NotAllowed(format!(
+                    "cannot {what} participant {to} point-to-point session: {name}; it is with {peer}"
+                )))
+            }
+            (Kind::Group, false) => Err(Error::NotAllowed(format!(
+                "only initiator can modify participants: cannot {what} {name}"
+            ))),
+            (Kind::Group, true) => Ok(()),
+        }
+    }
+}
+
 /// What a session wants of its app.
 #[derive(Debug)]
 pub(crate) enum Output {

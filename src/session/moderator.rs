@@ -118,24 +118,15 @@ impl Session {
 
     /// Whether this side may change who takes part, now.
     fn may_change(&self, what: &str, target: &Name) -> Result<(), Error> {
-        if self.config.kind == Kind::PointToPoint {
-            return Err(Error::NotAllowed(format!(
-                "cannot {what} participant to or from point-to-point session: {target}; it is with {}",
-                self.destination
-            )));
+        self.fields().check_moderator(what, target)?;
+        if !self.is_open() {
+            return Err(Error::closed("session"));
         }
-        match (&self.role, &self.phase) {
-            (Role::Participant(participant), _) => Err(Error::NotAllowed(format!(
-                "only initiator can modify participants: {target} can be {what}d by {} alone",
-                participant.moderator()
-            ))),
-            (_, Phase::Open) if *target == self.me => {
-                let text = format!("{target} is this app itself: it is in the group");
-                Err(Error::InvalidArgument(text))
-            }
-            (_, Phase::Open) => self.check_here(),
-            _ => Err(Error::closed("session")),
+        if *target == self.me {
+            let text = format!("{target} is this app itself: it is in the group");
+            return Err(Error::InvalidArgument(text));
         }
+        self.check_here()
     }
 
     /// Nobody waits for an invitation or a removal any more. An invitation that has not come to its
