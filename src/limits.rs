@@ -78,6 +78,12 @@ pub const ENDED_SESSIONS: usize = 128;
 pub const ENDED_SESSION_TIME: Duration = Duration::from_secs(30);
 /// Fanout of messages to everybody.
 pub const FANOUT_ALL: u32 = 256;
+/// Sessions that a session with any instance has at once, one for each message.
+pub const ANYCAST_FLOWS: usize = 64;
+/// Such a session is closed when nothing has happened in it for this long.
+pub const ANYCAST_IDLE: Duration = Duration::from_secs(30);
+/// A best-effort message may take so long to arrive before its session is closed for others.
+pub const ANYCAST_PAUSE: Duration = Duration::from_secs(1);
 /// Changes of a group that are kept for a member which cannot be reached.
 pub const MISSED_UPDATES: usize = 1024;
 /// Removed members that did not confirm it and are remembered, to be told again.

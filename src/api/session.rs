@@ -23,6 +23,9 @@ pub struct SessionOptions {
     pub kind: Kind,
     /// Acknowledged and ordered delivery, sent again as this says; `None`: best effort.
     pub reliable: Option<Retry>,
+    /// Each message goes to any one instance of the service, each time found anew; what they answer
+    /// comes out of one inbox. Off: all go to the instance that was found first.
+    pub anycast: bool,
     /// Which way data goes at this side.
     pub direction: Direction,
     /// Pairs that the peer sees with the session.
@@ -34,8 +37,9 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     /// Point to point, reliable: ten retries, one second apart.
     fn default() -> SessionOptions {
-        let SessionConfig { kind, reliable, direction, metadata } = SessionConfig::default();
-        SessionOptions { kind, reliable, direction, metadata, events: false }
+        let SessionConfig { kind, reliable, anycast, direction, metadata } =
+            SessionConfig::default();
+        SessionOptions { kind, reliable, anycast, direction, metadata, events: false }
     }
 }
 
@@ -46,8 +50,8 @@ impl SessionOptions {
     }
 
     pub(super) fn config(&self) -> Result<SessionConfig> {
-        let SessionOptions { kind, reliable, direction, metadata, .. } = self.clone();
-        let config = SessionConfig { kind, reliable, direction, metadata };
+        let SessionOptions { kind, reliable, anycast, direction, metadata, .. } = self.clone();
+        let config = SessionConfig { kind, reliable, anycast, direction, metadata };
         config.check()?;
         Ok(config)
     }
@@ -133,10 +137,6 @@ impl Session {
         options: &PublishOptions,
         timeout: Timeout,
     ) -> Result<()> {
-        if self.shared.fields.kind == Kind::PointToPoint {
-            // Both ends are fixed: there is nobody else to answer.
-            return self.publish(payload, options, timeout);
-        }
         let payload = self.prepare(payload, options)?;
         let number = self.shared.room.take(payload.len(), timeout)?;
         let completion = Completion::Publish(Counted::new(&self.shared, number), None);

@@ -65,7 +65,8 @@ pub struct slim_session_options {
     pub kind: i32,
     /// 0: reliable (acknowledged, in order, sent again); 1: best effort.
     pub delivery: i32,
-    /// 0: unicast, one instance for the whole session; 1: anycast. Only 0 in this version.
+    /// 0: unicast, one instance for the whole session; 1: anycast, any instance for each message,
+    /// found anew each time. What they answer comes out of one inbox.
     pub addressing: i32,
     /// 0: both ways; 1: this side only publishes; 2: it only receives; 3: neither.
     pub direction: i32,
@@ -197,11 +198,11 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
         2 => Kind::Group,
         other => return bad("kind", other),
     };
-    match options.addressing {
-        0 => {}
-        1 => return not_yet("anycast (options.addressing)"),
+    let anycast = match options.addressing {
+        0 => false,
+        1 => true,
         other => return bad("addressing", other),
-    }
+    };
     let direction = direction(options.direction, "options.direction")?;
     match options.mls {
         0 => {}
@@ -239,7 +240,7 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
     };
     // SAFETY: promised by the caller.
     let metadata = unsafe { pairs(options.metadata, options.metadata_len)? };
-    Ok(SessionOptions { kind, reliable, direction, metadata, events })
+    Ok(SessionOptions { kind, reliable, anycast, direction, metadata, events })
 }
 
 /// Fills `fields` with what is known about the session.

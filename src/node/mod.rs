@@ -599,7 +599,7 @@ impl Node {
         match origin {
             Origin::Own | Origin::Link | Origin::Repeat => {}
             Origin::Publish(session, bytes) => {
-                self.with_app(session.app, now, |app, _| app.handle_taken(session, bytes));
+                self.with_app(session.app, now, |app, cx| app.handle_taken(session, bytes, cx));
             }
             Origin::Transit(source) => self.release(TransportId(source), bytes),
             Origin::Fanout(id) => {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
+use super::anycast::Anycast;
 use super::Output as SessionOutput;
 use super::{AppId, Fields, Session, SessionConfig, SessionKey};
 use super::{Context, Direction, Incoming, Item, Kind, OpId, Outgoing, Payload, Route};
@@ -63,25 +64,29 @@ pub(crate) struct App {
     id: AppId,
     name: Name,
     version: String,
-    provider: Box<dyn Provider>,
+    pub(super) provider: Box<dyn Provider>,
     verifier: Box<dyn Verifier>,
     binding: Binding,
     /// Which way data goes in sessions that others open.
     direction: Direction,
     /// Names that the app answers to, besides its own.
     aliases: BTreeSet<[u64; 3]>,
-    sessions: HashMap<u32, Entry>,
-    by_number: HashMap<u64, u32>,
+    pub(super) sessions: HashMap<u32, Entry>,
+    /// Sessions with any instance. Their numbers are on no wire.
+    pub(super) anycasts: HashMap<u32, Anycast>,
+    pub(super) by_number: HashMap<u64, u32>,
     next_number: u64,
-    timers: Timers<u32>,
+    pub(super) timers: Timers<u32>,
     answered: VecDeque<Answered>,
     ended: VecDeque<EndedSession>,
-    outputs: VecDeque<Output>,
+    pub(super) outputs: VecDeque<Output>,
 }
 
-struct Entry {
-    session: Session,
+pub(super) struct Entry {
+    pub(super) session: Session,
     key: SessionKey,
+    /// The session with any instance that it belongs to.
+    parent: Option<u32>,
     seen: Seen,
 }
 
@@ -126,6 +131,7 @@ impl App {
             direction: Direction::Both,
             aliases: BTreeSet::new(),
             sessions: HashMap::new(),
+            anycasts: HashMap::new(),
             by_number: HashMap::new(),
             next_number: 0,
             timers: Timers::default(),
@@ -181,33 +187,41 @@ impl App {
             let text = format!("the app has {} sessions, its limit", limits::SESSIONS);
             return Err(Error::Limit(text));
         }
-        let id = loop {
-            let id = cx.entropy.next_u32();
-            // The last thousand numbers are reserved (spec 03 section 1).
-            if id <= u32::MAX - 1000 && !self.sessions.contains_key(&id) {
-                break id;
-            }
-        };
+        let id = self.new_session_id(cx);
+        if config.anycast {
+            return self.open_anycast(id, config, destination, op);
+        }
         let (me, subject) = (self.name.clone(), self.provider.subject());
-        let session = Session::open(id, config, me, subject, destination.clone(), op, cx);
-        let key = self.insert(session);
+        let session = Session::open(id, config, me, subject, destination.clone(), Some(op), cx);
+        let key = self.insert(session, None);
         self.settle(id);
         Ok(key)
     }
 
+    pub(super) fn new_session_id(&self, cx: &mut Context<'_>) -> u32 {
+        loop {
+            let id = cx.entropy.next_u32();
+            let known = self.sessions.contains_key(&id) || self.anycasts.contains_key(&id);
+            // The last thousand numbers are reserved (spec 03 section 1).
+            if id <= u32::MAX - 1000 && !known {
+                return id;
+            }
+        }
+    }
+
     /// What is known about a session.
     pub(crate) fn fields(&self, key: SessionKey) -> Option<Fields> {
-        Some(self.entry(key)?.session.fields())
+        self.anycast_fields(key).or_else(|| Some(self.entry(key)?.session.fields()))
     }
 
     /// Who takes part in a session besides this app, and who of them can be reached.
     pub(crate) fn participants(&self, key: SessionKey) -> Option<Vec<(Name, bool)>> {
-        Some(self.entry(key)?.session.participants())
+        self.anycast_participants(key).or_else(|| Some(self.entry(key)?.session.participants()))
     }
 
     /// How many sessions it has.
     pub(crate) fn sessions(&self) -> usize {
-        self.sessions.len()
+        self.sessions.len() + self.anycasts.len()
     }
 
     /// Publishes a message.
@@ -218,9 +232,10 @@ impl App {
         op: Option<OpId>,
         cx: &mut Context<'_>,
     ) {
-        match self.with(key, |session| session.publish(payload, op, cx)) {
-            Some(()) => {}
-            None => self.done_closed(op),
+        if !self.publish_anycast(key, &payload, op, cx)
+            && self.with(key, |session| session.publish(payload, op, cx)).is_none()
+        {
+            self.done_closed(op);
         }
     }
 
@@ -233,9 +248,10 @@ impl App {
         op: Option<OpId>,
         cx: &mut Context<'_>,
     ) {
-        match self.with(key, |session| session.publish_to(member, payload, op, cx)) {
-            Some(()) => {}
-            None => self.done_closed(op),
+        if !self.answer_anycast(key, member, &payload, op, cx)
+            && self.with(key, |session| session.publish_to(member, payload, op, cx)).is_none()
+        {
+            self.done_closed(op);
         }
     }
 
@@ -265,19 +281,25 @@ impl App {
 
     /// Closes a session.
     pub(crate) fn close(&mut self, key: SessionKey, op: Option<OpId>, cx: &mut Context<'_>) {
-        if self.with(key, |session| session.close(op, cx)).is_none() {
+        if !self.close_anycast(key, op, cx)
+            && self.with(key, |session| session.close(op, cx)).is_none()
+        {
             self.done_closed(op);
         }
     }
 
     /// Whether the application wants a session's events.
     pub(crate) fn set_events(&mut self, key: SessionKey, events: bool) {
-        self.with(key, |session| session.set_events(events));
+        if !self.set_anycast_events(key, events) {
+            self.with(key, |session| session.set_events(events));
+        }
     }
 
     /// A session's inbox is full, or has room again.
     pub(crate) fn set_inbox_full(&mut self, key: SessionKey, full: bool, cx: &Context<'_>) {
-        self.with(key, |session| session.set_inbox_full(full, cx.now.mono));
+        if !self.set_anycast_full(key, full, cx) {
+            self.with(key, |session| session.set_inbox_full(full, cx.now.mono));
+        }
     }
 
     /// Ends all sessions at once, telling the peers but not waiting for them.
@@ -289,17 +311,20 @@ impl App {
             }
             self.settle(id);
         }
+        self.shut_down_anycasts();
     }
 
     /// The best-effort publish of a session has left.
-    pub(crate) fn handle_taken(&mut self, key: SessionKey, bytes: usize) {
+    pub(crate) fn handle_taken(&mut self, key: SessionKey, bytes: usize, cx: &mut Context<'_>) {
         self.with(key, |session| session.handle_taken(bytes));
+        self.drive_anycasts(cx);
     }
 
     /// A message of ours found nobody.
     pub(crate) fn handle_no_match(&mut self, about: &About, text: &str, cx: &mut Context<'_>) {
         let Some(key) = about.session else { return };
         self.with(key, |session| session.handle_no_match(about, text, cx));
+        self.drive_anycasts(cx);
     }
 
     /// A connection was lost or is back.
@@ -332,7 +357,9 @@ impl App {
                 entry.session.handle_timeout(cx);
             }
             self.settle(id);
+            self.drive_anycast(id, cx);
         }
+        self.drive_anycasts(cx);
     }
 
     /// The next thing that the app wants.
@@ -450,7 +477,11 @@ impl App {
             }
         }
         entry.session.handle_message(incoming, cx);
+        let parent = entry.parent;
         self.settle(id);
+        if let Some(parent) = parent {
+            self.drive_anycast(parent, cx);
+        }
     }
 
     /// Who is there? Answered without a session (spec 03 section 2).
@@ -544,7 +575,7 @@ impl App {
             .and_then(|session| self.check_channels(session, &verified));
         match invited {
             Ok(session) => {
-                let key = self.insert(session);
+                let key = self.insert(session, None);
                 log::debug!("session {id} ({key}): invited by {}", incoming.source);
                 if let Some(entry) = self.sessions.get_mut(&id) {
                     entry.seen.insert(&incoming);
@@ -631,12 +662,17 @@ impl App {
         Ok(verified)
     }
 
-    fn insert(&mut self, session: Session) -> SessionKey {
+    pub(super) fn insert(&mut self, session: Session, parent: Option<u32>) -> SessionKey {
+        let id = session.id();
+        let key = self.new_key(id);
+        self.sessions.insert(id, Entry { session, key, parent, seen: Seen::default() });
+        key
+    }
+
+    pub(super) fn new_key(&mut self, id: u32) -> SessionKey {
         let key = SessionKey { app: self.id, number: self.next_number };
         self.next_number += 1;
-        let id = session.id();
         self.by_number.insert(key.number, id);
-        self.sessions.insert(id, Entry { session, key, seen: Seen::default() });
         key
     }
 
@@ -652,7 +688,7 @@ impl App {
         Some(result)
     }
 
-    fn done_closed(&mut self, op: Option<OpId>) {
+    pub(super) fn done_closed(&mut self, op: Option<OpId>) {
         let error = Error::Closed("session already closed".to_owned());
         self.outputs.extend(op.map(|op| Output::Done(op, Err(error))));
     }
@@ -660,12 +696,13 @@ impl App {
     /// Queues what a session wants, sets its timer anew, and forgets it if it is over.
     ///
     /// Messages are signed later, by [`App::finish`].
-    fn settle(&mut self, id: u32) {
+    pub(super) fn settle(&mut self, id: u32) {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return;
         };
         let key = entry.key;
         let mut last_reply = None;
+        let mut parent = entry.parent.and_then(|parent| self.anycasts.get_mut(&parent));
         for output in entry.session.take_outputs() {
             self.outputs.push_back(match output {
                 SessionOutput::Send(outgoing) => {
@@ -686,6 +723,11 @@ impl App {
                 SessionOutput::Leave => {
                     let Some(channels) = entry.session.channels() else { continue };
                     Output::Leave { session: key, channels }
+                }
+                output if entry.parent.is_some() => {
+                    let anycast = parent.as_deref_mut();
+                    self.outputs.extend(anycast.and_then(|parent| parent.translate(id, output)));
+                    continue;
                 }
                 SessionOutput::Item(item) => Output::Item(key, item),
                 SessionOutput::Done(op, result) => Output::Done(op, result),
@@ -758,7 +800,10 @@ impl App {
 
     /// Whether nothing is left of any session.
     pub(crate) fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && self.timers.is_empty() && self.by_number.is_empty()
+        self.sessions.is_empty()
+            && self.anycasts.is_empty()
+            && self.timers.is_empty()
+            && self.by_number.is_empty()
     }
 }
 

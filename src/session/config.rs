@@ -103,6 +103,8 @@ pub struct SessionConfig {
     pub kind: Kind,
     /// Acknowledged, ordered, retransmitted delivery; `None`: best effort.
     pub reliable: Option<Retry>,
+    /// Each message goes to any one instance of the service, instead of all to the first found.
+    pub anycast: bool,
     /// Which way data goes at this side.
     pub direction: Direction,
     /// Pairs that the peers see with the session.
@@ -114,6 +116,7 @@ impl Default for SessionConfig {
         SessionConfig {
             kind: Kind::PointToPoint,
             reliable: Some(Retry::default()),
+            anycast: false,
             direction: Direction::Both,
             metadata: BTreeMap::new(),
         }

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows of links or threads: messages, calls and time come in, outputs go out.
 
+mod anycast;
 pub(crate) mod app;
 mod channel;
 mod config;

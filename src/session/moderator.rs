@@ -82,16 +82,16 @@ impl Session {
         me: Name,
         subject: &str,
         destination: Name,
-        op: OpId,
+        op: Option<OpId>,
         cx: &mut Context<'_>,
     ) -> Session {
         let role = Role::Moderator(Moderator::default());
         let mut session = Session::new(id, config, me, destination.clone(), role, cx.now);
         match session.config.kind {
-            Kind::PointToPoint => session.add_task(destination, Some(op), cx),
+            Kind::PointToPoint => session.add_task(destination, op, cx),
             Kind::Group => {
                 session.channels = Some(Channels::new(subject, &destination));
-                session.done(Some(op), Ok(()));
+                session.done(op, Ok(()));
             }
         }
         session

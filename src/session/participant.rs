@@ -81,6 +81,7 @@ impl Session {
         let config = SessionConfig {
             kind,
             reliable: timer_settings.map(Retry::from_wire),
+            anycast: false,
             direction,
             metadata: config::visible(message.metadata.clone()),
         };

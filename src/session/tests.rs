@@ -2,6 +2,7 @@
 //! forged or late.
 
 mod answers;
+mod anycast;
 mod bounds;
 mod checklist;
 mod clock;

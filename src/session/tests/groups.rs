@@ -11,27 +11,29 @@ type Copies = Box<dyn FnMut(usize, usize, &Message) -> usize>;
 const MODERATOR: usize = 0;
 
 /// Apps at one node.
-struct Crowd {
-    apps: Vec<App>,
-    names: Vec<Name>,
-    seen: Vec<Seen>,
+pub(super) struct Crowd {
+    pub(super) apps: Vec<App>,
+    pub(super) names: Vec<Name>,
+    pub(super) seen: Vec<Seen>,
     sessions: Vec<Option<SessionKey>>,
-    done: BTreeMap<OpId, (Duration, Result<(), Error>)>,
+    pub(super) done: BTreeMap<OpId, (Duration, Result<(), Error>)>,
     wire: VecDeque<(usize, Message)>,
     /// Every message that was sent: from whom.
-    sent: Vec<(usize, Message)>,
+    pub(super) sent: Vec<(usize, Message)>,
     subscribed: BTreeSet<(EncodedName, usize)>,
     /// Subscriptions are not acknowledged for now: these wait.
     held: Option<Vec<(usize, SessionKey, ConnectionId, u32)>>,
-    copies: Copies,
+    pub(super) copies: Copies,
     entropy: SeededEntropy,
+    /// Messages to one of several go to each in turn.
+    turn: usize,
     start: Now,
-    now: Now,
+    pub(super) now: Now,
     ops: u64,
 }
 
 impl Crowd {
-    fn new(names: &[&str]) -> Crowd {
+    pub(super) fn new(names: &[&str]) -> Crowd {
         let start = Now { mono: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
         let mut apps = Vec::new();
         for (at, name) in names.iter().enumerate() {
@@ -53,6 +55,7 @@ impl Crowd {
             held: None,
             copies: Box::new(|_, _, _| 1),
             entropy: SeededEntropy::new(1),
+            turn: 0,
             start,
             now: start,
             ops: 0,
@@ -84,12 +87,16 @@ impl Crowd {
         self.with(MODERATOR, |app, _| app.set_events(key, true));
     }
 
-    fn op(&mut self) -> OpId {
+    pub(super) fn op(&mut self) -> OpId {
         self.ops += 1;
         OpId(self.ops)
     }
 
-    fn with<R>(&mut self, at: usize, act: impl FnOnce(&mut App, &mut Context<'_>) -> R) -> R {
+    pub(super) fn with<R>(
+        &mut self,
+        at: usize,
+        act: impl FnOnce(&mut App, &mut Context<'_>) -> R,
+    ) -> R {
         let mut cx = Context { now: self.now, entropy: &mut self.entropy };
         let result = act(&mut self.apps[at], &mut cx);
         self.settle();
@@ -101,7 +108,7 @@ impl Crowd {
         self.with(at, |app, cx| app.act(key, Some(op), |session| act(session, cx)));
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             for at in 0..self.apps.len() {
                 while let Some(output) = self.apps[at].poll_output() {
@@ -171,7 +178,7 @@ impl Crowd {
     }
 
     /// Whom a node would give this.
-    fn receivers(&self, from: usize, message: &Message) -> Vec<usize> {
+    fn receivers(&mut self, from: usize, message: &Message) -> Vec<usize> {
         let (to, fanout) = (destination(message), fanout(message));
         let wanted = |at: &usize| {
             let name = &self.names[*at];
@@ -179,11 +186,15 @@ impl Crowd {
             let named = exact && to.components() == name.components();
             *at != from && (named || self.subscribed.contains(&(to.encoded(), *at)))
         };
-        let all = (0..self.apps.len()).filter(wanted);
-        all.take(if fanout == 1 { 1 } else { usize::MAX }).collect()
+        let all: Vec<usize> = (0..self.apps.len()).filter(wanted).collect();
+        if fanout == 1 && all.len() > 1 {
+            self.turn += 1;
+            return vec![all[self.turn % all.len()]];
+        }
+        all
     }
 
-    fn run(&mut self, time: Duration) {
+    pub(super) fn run(&mut self, time: Duration) {
         let end = self.now.mono + time;
         loop {
             let next = self.apps.iter().filter_map(App::poll_timeout).min();
@@ -197,7 +208,7 @@ impl Crowd {
     }
 
     /// Waits for the end of a call.
-    fn result(&mut self, op: OpId) -> Result<(), Error> {
+    pub(super) fn result(&mut self, op: OpId) -> Result<(), Error> {
         for _ in 0..200 {
             if let Some((_, result)) = self.done.get(&op) {
                 return result.clone();
