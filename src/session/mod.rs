@@ -538,7 +538,7 @@ impl Session {
                 self.event(Event::ConnectionBack(message.connection));
             }
             self.heard(&message, cx);
-        } else if message.kind.is_control() {
+        } else if matches!(message.kind, T::Heartbeat | T::UpdateParticipantState) {
             self.on_stranger(&message.source, cx);
         }
         match message.kind {
@@ -656,9 +656,17 @@ impl Session {
     pub(crate) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         while let Some(due) = self.requests.next_due(cx.now.mono) {
             match due {
-                Due::Again(message) => {
+                Due::Again { message, missing } => {
                     let message = Outgoing { comes_again: true, ..message };
-                    self.out.push(Output::Send(message));
+                    if message.kind != SessionMessageType::GroupClose {
+                        self.out.push(Output::Send(message));
+                        continue;
+                    }
+                    // Who has heard it before has given up the channels.
+                    for to in missing {
+                        let message = Outgoing { to, fanout: 1, ..message.clone() };
+                        self.out.push(Output::Send(message));
+                    }
                 }
                 Due::GivenUp { message_id, silent } => {
                     self.on_request_over(message_id, silent.into_iter().collect(), cx);

@@ -809,6 +809,28 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+impl Session {
+    /// One member misses so many changes: how many of them are kept.
+    pub(super) fn miss_for_tests(&mut self, count: usize) -> usize {
+        let member = self.roster.names().next().expect("a member").clone();
+        for n in 0..count {
+            let gone = Name::new(["o", "n", "gone"], crate::name::NameId(n as u128));
+            self.missed_by(vec![member.clone()], &Change::gone(&gone));
+        }
+        self.moderator().expect("the moderator").missed[&member].len()
+    }
+
+    /// So many removals are not confirmed: how many are remembered.
+    pub(super) fn forget_for_tests(&mut self, count: usize) -> usize {
+        for n in 0..count {
+            let gone = Name::new(["o", "n", "gone"], crate::name::NameId(n as u128));
+            self.keep_unconfirmed(gone);
+        }
+        self.moderator().expect("the moderator").unconfirmed.len()
+    }
+}
+
 impl Change {
     /// Somebody is gone. What it did with data does not matter any more.
     fn gone(name: &Name) -> Change {

@@ -38,8 +38,8 @@ pub(super) enum Answer {
 /// What became due.
 #[derive(Debug)]
 pub(super) enum Due {
-    /// Send this again.
-    Again(Outgoing),
+    /// Send this again; these have not answered.
+    Again { message: Outgoing, missing: Vec<Name> },
     /// Nobody answered in time; these did not.
     GivenUp { message_id: u32, silent: BTreeSet<Name> },
 }
@@ -118,7 +118,8 @@ impl Requests {
         if request.tries_left > 0 {
             request.tries_left -= 1;
             request.due = now + request.retry.interval;
-            return Some(Due::Again(request.message.clone()));
+            let missing = request.missing.iter().cloned().collect();
+            return Some(Due::Again { message: request.message.clone(), missing });
         }
         let request = self.open.remove(&message_id)?;
         Some(Due::GivenUp { message_id, silent: request.missing })

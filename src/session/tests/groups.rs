@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::name::EncodedName;
-use crate::wire::{GroupUpdateOp, GroupUpdatePayload};
+use crate::wire::{GroupUpdateOp, GroupUpdatePayload, JoinRequestPayload};
 use std::collections::BTreeSet;
 
 /// How often a message is to be delivered: from whom, to whom.
@@ -124,9 +124,12 @@ impl Crowd {
     fn on_output(&mut self, at: usize, output: Output) {
         let seen = &mut self.seen[at];
         match output {
-            Output::Send { mut message, .. } => {
+            Output::Send { mut message, about, .. } => {
                 let mut cx = Context { now: self.now, entropy: &mut self.entropy };
                 self.apps[at].finish(&mut message, &mut cx).unwrap();
+                if let (Some(session), Some(bytes)) = (about.session, about.credit) {
+                    self.apps[at].handle_taken(session, bytes, &mut cx);
+                }
                 for to in self.receivers(at, &message) {
                     for _ in 0..(self.copies)(at, to, &message) {
                         self.wire.push_back((to, (*message).clone()));
@@ -450,4 +453,631 @@ fn spec03_17_a_doubled_message_of_any_kind_breaks_nothing() {
         }
     }
     life(Box::new(|_, _, _| 2), true, "everything twice");
+}
+
+fn names_of(crowd: &Crowd, at: usize) -> Vec<String> {
+    let key = crowd.sessions[at].expect("a session");
+    let found = crowd.apps[at].participants(key).expect("a session");
+    found.iter().map(|(name, _)| name.service()).collect()
+}
+
+#[test]
+fn spec03_07_a_group_begins_silent_and_the_first_invitation_subscribes_before_it_asks() {
+    let mut crowd = Crowd::four(true);
+    assert!(crowd.sent.is_empty() && crowd.subscribed.is_empty());
+    crowd.held = Some(Vec::new());
+    let op = crowd.invite_start(1);
+    assert_eq!(crowd.subscribed.len(), 2, "both channels, at the moderator");
+    assert_eq!(crowd.count(MODERATOR, T::JoinRequest), 0, "not acknowledged yet");
+    for (at, key, connection, ticket) in crowd.held.replace(Vec::new()).unwrap() {
+        crowd.confirm(at, key, connection, ticket);
+        crowd.settle();
+    }
+    assert_eq!(crowd.count(MODERATOR, T::GroupWelcome), 1);
+    assert_eq!(crowd.count(1, T::GroupAck), 0, "the member has no acknowledgement yet");
+    for (at, key, connection, ticket) in crowd.held.take().unwrap() {
+        crowd.confirm(at, key, connection, ticket);
+        crowd.settle();
+    }
+    assert_eq!((crowd.count(1, T::GroupAck), crowd.result(op)), (1, Ok(())));
+}
+
+#[test]
+fn spec03_08_a_second_invitation_is_news_for_the_first_and_ends_with_both_answers() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    assert_eq!(crowd.count(MODERATOR, T::GroupUpdate), 0, "nobody had to know");
+    crowd.copies =
+        Box::new(|from, _, message| usize::from(from != 1 || kind(message) != T::GroupAck));
+    let op = crowd.invite_start(2);
+    let (_, news) = crowd.sent.iter().find(|(_, m)| kind(m) == T::GroupUpdate).unwrap();
+    assert_eq!((fanout(news), update(news).op), (limits::FANOUT_ALL, GroupUpdateOp::Add as i32));
+    assert_eq!(update(news).participants.len(), 3);
+    assert_eq!(crowd.count(2, T::GroupAck), 1, "the newcomer is in");
+    assert!(!crowd.done.contains_key(&op), "but the other does not know, it seems");
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(names_of(&crowd, 1), ["o/n/ann", "o/n/cid"]);
+}
+
+#[test]
+fn spec03_09_invitations_at_once_are_carried_out_in_order() {
+    let mut crowd = Crowd::four(true);
+    crowd.copies = Box::new(|_, _, _| 0);
+    let ops = [1, 2, 3].map(|at| crowd.invite_start(at));
+    assert_eq!(crowd.count(MODERATOR, T::DiscoveryRequest), 1, "one at a time");
+    crowd.copies = Box::new(|_, _, _| 1);
+    for op in ops {
+        assert_eq!(crowd.result(op), Ok(()));
+    }
+    let asked = crowd.sent.iter().filter(|(_, m)| kind(m) == T::JoinRequest);
+    let asked: Vec<String> = asked.map(|(_, m)| destination(m).service()).collect();
+    assert_eq!(asked, ["o/n/bob", "o/n/cid", "o/n/dan"]);
+    crowd.agree(&[0, 1, 2, 3], "invited at once");
+}
+
+#[test]
+fn spec03_10_what_cannot_be_has_a_reason() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    let refused = |result: Result<(), Error>, words: &str| {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains(words), "{text}");
+    };
+    refused(crowd.invite(1), "participant already in group: o/n/bob");
+    refused(crowd.remove(2), "participant not found in group: o/n/cid");
+    refused(crowd.invite(MODERATOR), "o/n/ann");
+    let op = crowd.op();
+    let name = crowd.names[2].clone();
+    crowd.act(1, op, |session, cx| session.invite(name, Some(op), cx));
+    refused(crowd.result(op), "only initiator can modify participants: cannot invite o/n/cid");
+
+    let mut pair = Pair::new();
+    let (ours, _) = pair.open(true);
+    for what in ["invite", "remove", "suspend", "rejoin"] {
+        let (op, name) = (pair.op(), Name::parse("o/n/carol").unwrap());
+        pair.with(0, |app, cx| {
+            app.act(ours, Some(op), |session| match what {
+                "invite" => session.invite(name, Some(op), cx),
+                "remove" => session.remove(name, Some(op), cx),
+                _ => session.set_presence(what == "suspend", Some(op), cx),
+            });
+        });
+        refused(pair.done[&op].1.clone(), &format!("cannot {what}"));
+        refused(pair.done[&op].1.clone(), "point-to-point session");
+    }
+}
+
+#[test]
+fn spec03_11_a_removal_is_news_first_where_others_are() {
+    let mut crowd = Crowd::together(true);
+    assert_eq!(crowd.remove(3), Ok(()));
+    let removals = |crowd: &Crowd| {
+        let news = crowd.sent.iter().filter(|(_, m)| kind(m) == T::GroupUpdate);
+        news.filter(|(_, m)| update(m).op == GroupUpdateOp::Remove as i32).count()
+    };
+    assert_eq!((removals(&crowd), crowd.count(3, T::LeaveReply)), (1, 1));
+    assert_eq!(crowd.seen[3].ended, ["removed by the moderator"]);
+    crowd.agree(&[0, 1, 2], "removed");
+    assert_eq!(crowd.remove(2), Ok(()));
+    assert_eq!((removals(&crowd), crowd.remove(1)), (2, Ok(())), "with two: only they know");
+    assert_eq!(removals(&crowd), 2);
+    crowd.agree(&[0], "alone");
+    assert_eq!(crowd.invite(2), Ok(()), "again");
+    crowd.talk(&[0, 2], "again");
+}
+
+#[test]
+fn spec03_12_who_leaves_gives_up_the_channels_and_everybody_learns_it() {
+    let mut crowd = Crowd::together(true);
+    let before = crowd.sent.len();
+    assert_eq!(crowd.close(2), Ok(()));
+    let (_, leave) = crowd.sent[before..].iter().find(|(at, _)| *at == 2).unwrap();
+    assert_eq!(
+        (kind(leave), leave.metadata.get("LEAVING_SESSION").map(String::as_str)),
+        (T::LeaveRequest, Some("TRUE"))
+    );
+    let left = Event::PeerLeft(crowd.names[2].clone());
+    for at in [0, 1, 3] {
+        assert!(crowd.seen[at].events.contains(&left), "{at}");
+    }
+    crowd.agree(&[0, 1, 3], "left");
+    assert!(crowd.subscribed.iter().all(|(_, at)| *at != 2));
+}
+
+#[test]
+fn spec03_13_the_session_ends_with_the_last_that_leaves_but_not_with_the_last_that_is_removed() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    assert_eq!(crowd.close(1), Ok(()));
+    assert!(crowd.seen[0].ended[0].contains("participant disconnected: o/n/bob"));
+    crowd.all_idle("nobody is left");
+
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.remove(1)), (Ok(()), Ok(())));
+    crowd.agree(&[0], "the moderator stays");
+
+    // Somebody else is on the way.
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::DiscoveryReply));
+    let op = crowd.invite_start(2);
+    assert_eq!(crowd.close(1), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.agree(&[0, 2], "one came, one left");
+}
+
+#[test]
+fn spec03_14_everybody_confirms_the_end() {
+    let mut crowd = Crowd::together(true);
+    assert_eq!(crowd.close(MODERATOR), Ok(()));
+    let (_, close) = crowd.sent.iter().find(|(_, m)| kind(m) == T::GroupClose).unwrap();
+    assert_eq!(fanout(close), limits::FANOUT_ALL);
+    for at in 1..4 {
+        assert_eq!(crowd.seen[at].ended, ["closed by the moderator"]);
+    }
+    crowd.all_idle("closed");
+}
+
+#[test]
+fn spec03_15_where_nobody_answers_the_invitation_fails_in_time_and_the_group_goes_on() {
+    let mut crowd = Crowd::together(true);
+    let begun = crowd.now.mono - crowd.start.mono;
+    let op = crowd.op();
+    let nobody = Name::parse("o/n/nobody").unwrap();
+    crowd.act(MODERATOR, op, |session, cx| session.invite(nobody, Some(op), cx));
+    crowd.talk(&[0, 1, 2, 3], "meanwhile");
+    let result = crowd.result(op);
+    assert_eq!(crowd.done[&op].0 - begun, 4 * T);
+    let Err(Error::NoRoute(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains("failed to add participant to session"), "{text}");
+    assert!(text.contains("o/n/nobody") && text.contains("discovery request"), "{text}");
+    crowd.agree(&[0, 1, 2, 3], "afterwards");
+}
+
+#[test]
+fn spec03_20_messages_to_one_member_stand_outside_of_the_sequence() {
+    let mut crowd = Crowd::together(true);
+    for to in [2, 3] {
+        let before = crowd.sent.len();
+        let op = crowd.publish_to(1, to, "for you");
+        assert_eq!(crowd.result(op), Ok(()));
+        let of = |from: usize, wanted: T| {
+            let mut sent = crowd.sent[before..].iter();
+            sent.find(|(at, m)| *at == from && kind(m) == wanted).unwrap().1.clone()
+        };
+        let (message, ack) = (of(1, T::Msg), of(to, T::MsgAck));
+        assert!(message_id(&message) >= 0x8000_0000 && message_id(&message) < u32::MAX);
+        assert_eq!((destination(&message), fanout(&message)), (crowd.names[to].clone(), 1));
+        assert_eq!(message_id(&ack), message_id(&message));
+        for message in [message, ack] {
+            assert_eq!(message.metadata["PUBLISH_TO"], "TRUE");
+        }
+        let received = crowd.seen[to].received.last().unwrap();
+        assert!(received.is_reply && received.metadata.is_empty());
+    }
+    assert_eq!(crowd.seen[0].messages.len(), 0, "nobody else");
+    crowd.publish(1, "for all");
+    let (_, message) = crowd.sent.iter().rev().find(|(_, m)| kind(m) == T::Msg).unwrap();
+    assert_eq!((message_id(message), fanout(message)), (1, limits::FANOUT_ALL));
+}
+
+#[test]
+fn a_message_to_one_member_is_repeated_and_given_out_once() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = nth(T::MsgAck, 1, 0);
+    let op = crowd.publish_to(1, 2, "for you");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!((crowd.count(1, T::Msg), crowd.seen[2].messages.len()), (2, 1));
+    crowd.copies = Box::new(|_, _, _| 0);
+    let op = crowd.publish_to(1, 2, "lost");
+    let result = crowd.result(op);
+    assert!(matches!(result, Err(Error::Undelivered(text)) if text.contains("o/n/cid")));
+    crowd.copies = Box::new(|_, _, _| 1);
+    let op = crowd.publish_to(1, 0, "x");
+    assert_eq!((crowd.result(op), crowd.seen[1].credit), (Ok(()), (3, 12)));
+    let stranger = Name::new(["o", "n", "stranger"], crate::name::NameId(5));
+    let (op, key) = (crowd.op(), crowd.sessions[1].unwrap());
+    crowd.with(1, |app, cx| app.publish_to(key, &stranger, Payload::default(), Some(op), cx));
+    assert!(matches!(crowd.result(op), Err(Error::NotFound(text)) if text.contains("stranger")));
+    assert_eq!(crowd.seen[1].credit.0, 4);
+}
+
+#[test]
+fn spec03_22_a_lost_message_is_repeated_to_whoever_misses_it() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|_, to, message| usize::from(kind(message) != T::Msg || to != 2));
+    let op = crowd.publish(1, "hello");
+    assert_eq!(crowd.count(1, T::Msg), 1);
+    crowd.run(T);
+    let (_, again) = crowd.sent.iter().rev().find(|(_, m)| kind(m) == T::Msg).unwrap();
+    assert_eq!((destination(again), message_id(again)), (crowd.names[2].clone(), 1));
+    assert_eq!(fanout(again), limits::FANOUT_ALL, "as the published one");
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.seen[2].messages, ["hello"]);
+}
+
+#[test]
+fn spec03_26_a_stream_begins_with_what_comes_first_but_for_those_who_came_later() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    for n in 1..=3 {
+        crowd.publish(1, &n.to_string());
+    }
+    assert_eq!(crowd.invite(2), Ok(()));
+    crowd.publish(1, "4");
+    assert_eq!(crowd.seen[2].messages, ["4"], "nothing is asked for that was before");
+    assert_eq!(crowd.count(2, T::RtxRequest), 0);
+    // Defect 7: what a newcomer sends first is not lost.
+    crowd.copies = nth(T::Msg, 1, 0);
+    crowd.publish(2, "first");
+    crowd.publish(2, "second");
+    for at in [0, 1] {
+        let got: Vec<&String> = crowd.seen[at].messages.iter().filter(|m| m.len() > 1).collect();
+        assert_eq!(got, ["first", "second"], "{at}");
+    }
+}
+
+#[test]
+fn spec03_27_best_effort_is_not_acknowledged_in_a_group() {
+    let mut crowd = Crowd::together(false);
+    crowd.copies = nth(T::Msg, 1, 0);
+    for n in 1..=3 {
+        let op = crowd.publish(1, &n.to_string());
+        assert_eq!(crowd.done[&op].1, Ok(()));
+    }
+    let got: usize = crowd.seen.iter().map(|seen| seen.messages.len()).sum();
+    assert_eq!(got, 8, "one is lost at one of three");
+    let said = |wanted| (0..4).map(|at| crowd.count(at, wanted)).sum::<usize>();
+    assert_eq!((said(T::MsgAck), said(T::RtxRequest)), (0, 0));
+}
+
+#[test]
+fn spec03_28_a_publish_ends_with_the_last_ack_or_names_who_is_missing() {
+    let mut crowd = Crowd::together(true);
+    let begun = crowd.now.mono - crowd.start.mono;
+    crowd.copies =
+        Box::new(|from, _, message| usize::from(kind(message) != T::MsgAck || from != 3));
+    let op = crowd.publish(1, "hello");
+    assert!(!crowd.done.contains_key(&op));
+    let result = crowd.result(op);
+    let Err(Error::Undelivered(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains("o/n/dan") && !text.contains("o/n/cid"), "{text}");
+    assert_eq!(crowd.done[&op].0 - begun, 4 * T);
+    assert!(crowd.seen[1].events.contains(&Event::PeerOffline(crowd.names[3].clone())));
+}
+
+#[test]
+fn spec03_29_nobody_waits_for_who_takes_no_data() {
+    let mut crowd = Crowd::four(true);
+    crowd.apps[1].set_direction(Direction::SendOnly);
+    crowd.apps[2].set_direction(Direction::ReceiveOnly);
+    crowd.apps[3].set_direction(Direction::Neither);
+    for at in 1..4 {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    let op = crowd.publish(0, "hello");
+    assert_eq!(crowd.done[&op].1, Ok(()), "acknowledged by the only one who takes it");
+    let got: Vec<usize> = crowd.seen.iter().map(|seen| seen.messages.len()).collect();
+    assert_eq!(got, [0, 0, 1, 0]);
+    let acks: Vec<usize> = (0..4).map(|at| crowd.count(at, T::MsgAck)).collect();
+    assert_eq!(acks, [0, 0, 1, 0]);
+    let op = crowd.publish(1, "from one who only sends");
+    assert_eq!((crowd.result(op), crowd.seen[0].messages.len()), (Ok(()), 1));
+    for at in [2, 3] {
+        let op = crowd.publish(at, "no");
+        let text = crowd.result(op).unwrap_err().to_string();
+        assert!(text.contains("session sender is shutdown"), "{text}");
+        assert_eq!(crowd.seen[at].credit.0, 1);
+    }
+}
+
+#[test]
+fn spec03_33_heartbeats_go_to_everybody_at_once_and_a_message_to_one_is_none() {
+    let mut crowd = Crowd::together(true);
+    crowd.run(limits::HEARTBEAT);
+    let before: Vec<usize> = (0..4).map(|at| crowd.count(at, T::Heartbeat)).collect();
+    crowd.run(limits::HEARTBEAT);
+    for (at, before) in before.into_iter().enumerate() {
+        assert_eq!(crowd.count(at, T::Heartbeat), before + 1, "{at}");
+    }
+    let (_, beat) = crowd.sent.iter().rev().find(|(_, m)| kind(m) == T::Heartbeat).unwrap();
+    assert_eq!(fanout(beat), limits::FANOUT_ALL);
+    let key = crowd.sessions[0].unwrap();
+    let channels = Session::channels(&crowd.apps[0].sessions.values().next().unwrap().session);
+    assert_eq!(destination(beat), channels.unwrap()[1], "{key}");
+    // Defect 9: a message to one member does not put the others' minds at rest.
+    let before = crowd.count(1, T::Heartbeat);
+    for _ in 0..8 {
+        crowd.publish_to(1, 2, "psst");
+        crowd.run(limits::HEARTBEAT / 4);
+    }
+    assert_eq!(crowd.count(1, T::Heartbeat), before + 2);
+    let before = crowd.count(1, T::Heartbeat);
+    for _ in 0..8 {
+        crowd.publish(1, "hello");
+        crowd.run(limits::HEARTBEAT / 4);
+    }
+    assert_eq!(crowd.count(1, T::Heartbeat), before, "data is a sign of life");
+}
+
+/// Nothing comes from or goes to this one.
+fn without(whom: usize) -> Copies {
+    Box::new(move |from, to, _| usize::from(from != whom && to != whom))
+}
+
+#[test]
+fn spec03_34_who_is_silent_goes_offline_and_comes_back() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = without(3);
+    crowd.run(Duration::from_secs(31));
+    for at in 0..3 {
+        assert!(crowd.others(at).contains(&(3, false)), "{at}");
+    }
+    let op = crowd.publish(1, "who is there hears it");
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(Duration::from_secs(21));
+    crowd.agree(&[0, 1, 2, 3], "back");
+    crowd.talk(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn who_could_not_be_reached_learns_what_changed_meanwhile() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.copies = without(2);
+    crowd.run(Duration::from_secs(31));
+    // It misses that one comes and that one goes.
+    assert_eq!((crowd.invite(3), crowd.remove(1)), (Ok(()), Ok(())));
+    assert_eq!(crowd.others(2).iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1]);
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(Duration::from_secs(21));
+    crowd.agree(&[0, 2, 3], "back");
+    crowd.talk(&[0, 2, 3], "back");
+}
+
+#[test]
+fn an_update_that_is_not_confirmed_is_told_again_when_the_member_is_back() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.copies = without(2);
+    // Nobody knows yet that it cannot be reached.
+    assert_eq!(crowd.invite(3), Ok(()));
+    assert!(crowd.others(0).contains(&(2, false)));
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(Duration::from_secs(21));
+    crowd.agree(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn who_was_removed_unreachably_is_told_when_it_is_heard_of() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = without(3);
+    let result = crowd.remove(3);
+    assert!(matches!(result, Err(Error::Undelivered(text)) if text.contains("o/n/dan")));
+    assert!(crowd.sessions[3].is_some(), "it does not know");
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(Duration::from_secs(11));
+    crowd.agree(&[0, 1, 2], "told");
+    assert_eq!(crowd.invite(3), Ok(()), "and may come again");
+
+    // Invited by its full name before it was heard of, it begins anew.
+    crowd.copies = without(3);
+    assert!(crowd.remove(3).is_err());
+    crowd.copies = Box::new(|_, _, _| 1);
+    let (op, name) = (crowd.op(), crowd.names[3].clone());
+    crowd.act(MODERATOR, op, |session, cx| session.invite(name, Some(op), cx));
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.talk(&[0, 1, 2, 3], "anew");
+}
+
+#[test]
+fn what_is_kept_for_the_unreachable_is_bounded() {
+    let mut crowd = Crowd::together(true);
+    let key = crowd.sessions[MODERATOR].unwrap();
+    let count = limits::MISSED_UPDATES + 1;
+    let missed = crowd.with(MODERATOR, |app, _| {
+        let session = &mut app.sessions.get_mut(&app.by_number[&key.number]).unwrap().session;
+        session.miss_for_tests(count)
+    });
+    assert_eq!(missed, limits::MISSED_UPDATES);
+    let unconfirmed = crowd.with(MODERATOR, |app, _| {
+        let session = &mut app.sessions.get_mut(&app.by_number[&key.number]).unwrap().session;
+        session.forget_for_tests(limits::UNCONFIRMED_REMOVALS + 1)
+    });
+    assert_eq!(unconfirmed, limits::UNCONFIRMED_REMOVALS);
+}
+
+#[test]
+fn spec03_35_a_member_that_is_away_gets_nothing_and_is_waited_for_by_nobody() {
+    let mut crowd = Crowd::together(true);
+    assert_eq!(crowd.set_away(2, true), Ok(()));
+    for at in [0, 1, 3] {
+        assert!(crowd.others(at).contains(&(2, false)), "{at}");
+    }
+    let op = crowd.publish(1, "meanwhile");
+    assert_eq!(crowd.done[&op].1, Ok(()));
+    let op = crowd.publish(2, "no");
+    assert!(matches!(crowd.result(op), Err(Error::NotAllowed(text)) if text.contains("suspended")));
+    let beats = crowd.count(2, T::Heartbeat);
+    crowd.run(Duration::from_secs(60));
+    assert_eq!(crowd.count(2, T::Heartbeat), beats, "and says nothing");
+    assert!(crowd.others(0).contains(&(2, false)));
+    assert!(crowd.invite(2).is_err(), "it is in the group");
+    assert_eq!(crowd.set_away(2, false), Ok(()));
+    crowd.agree(&[0, 1, 2, 3], "back");
+    crowd.talk(&[0, 1, 2, 3], "back");
+    assert_eq!(crowd.seen[2].messages.iter().filter(|m| *m == "meanwhile").count(), 0);
+    let again = crowd.set_away(2, false);
+    assert!(matches!(again, Err(Error::NotAllowed(_))));
+}
+
+#[test]
+fn changes_reach_a_member_that_is_away() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    assert_eq!(crowd.set_away(2, true), Ok(()));
+    assert_eq!((crowd.invite(3), crowd.remove(1)), (Ok(()), Ok(())));
+    assert_eq!(crowd.set_away(2, false), Ok(()));
+    crowd.run(25 * T);
+    crowd.agree(&[0, 2, 3], "back");
+    assert_eq!(crowd.set_away(3, true), Ok(()));
+    assert_eq!(crowd.close(MODERATOR), Ok(()), "it confirms the end");
+    crowd.all_idle("closed");
+}
+
+#[test]
+fn spec03_41_closing_ends_every_call() {
+    for stage in [T::DiscoveryReply, T::JoinReply, T::GroupAck] {
+        let mut crowd = Crowd::together(true);
+        assert_eq!(crowd.remove(3), Ok(()));
+        crowd.copies = Box::new(move |_, _, message| usize::from(kind(message) != stage));
+        let ops = [crowd.invite_start(3), crowd.remove_start(&crowd.names[1].clone())];
+        let publish = crowd.publish(0, "last words");
+        let close = crowd.close_start(MODERATOR);
+        crowd.copies = Box::new(|_, _, _| 1);
+        crowd.run(30 * T);
+        for op in ops {
+            assert!(matches!(crowd.done[&op].1, Err(Error::Closed(_))), "{stage:?}");
+        }
+        assert_eq!((&crowd.done[&publish].1, &crowd.done[&close].1), (&Ok(()), &Ok(())));
+        crowd.run(Duration::from_secs(60));
+        crowd.all_idle("closed");
+    }
+}
+
+#[test]
+fn closing_is_bounded_where_half_of_fifty_are_dead() {
+    let names: Vec<String> = (0..51).map(|n| format!("o/n/app{n}")).collect();
+    let mut crowd = Crowd::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    crowd.open(true);
+    for at in 1..51 {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies = Box::new(|from, to, _| usize::from(from % 2 == 0 && to % 2 == 0));
+    let begun = crowd.now.mono;
+    let result = crowd.close(MODERATOR);
+    let Err(Error::Undelivered(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains("o/n/app49") && !text.contains("o/n/app48/"), "{text}");
+    assert!(crowd.now.mono - begun <= 5 * T);
+    assert!(crowd.apps[0].is_idle());
+    assert!((2..51).step_by(2).all(|at| crowd.sessions[at].is_none()));
+}
+
+#[test]
+fn an_invitation_is_taken_back_at_every_stage() {
+    for stage in [T::DiscoveryReply, T::JoinReply, T::GroupAck] {
+        let mut crowd = Crowd::four(true);
+        assert_eq!(crowd.invite(1), Ok(()));
+        crowd.copies = Box::new(move |_, _, message| usize::from(kind(message) != stage));
+        let op = crowd.invite_start(2);
+        let waiting = crowd.invite_start(3);
+        for op in [waiting, op] {
+            let key = crowd.sessions[MODERATOR].unwrap();
+            crowd.with(MODERATOR, |app, cx| app.act(key, None, |session| session.cancel(op, cx)));
+        }
+        crowd.copies = Box::new(|_, _, _| 1);
+        crowd.run(Duration::from_secs(30));
+        crowd.agree(&[0, 1], &format!("{stage:?}"));
+        assert_eq!(crowd.invite(2), Ok(()), "{stage:?}");
+        crowd.talk(&[0, 1, 2], "afterwards");
+    }
+}
+
+#[test]
+fn two_instances_of_one_service_are_two_members() {
+    let mut crowd = Crowd::new(&["o/n/ann", "o/n/bob", "o/n/bob"]);
+    crowd.open(true);
+    for at in [1, 2] {
+        let (op, name) = (crowd.op(), crowd.names[at].clone());
+        crowd.act(MODERATOR, op, |session, cx| session.invite(name, Some(op), cx));
+        assert_eq!(crowd.result(op), Ok(()));
+    }
+    crowd.talk(&[0, 1, 2], "three");
+    let result = crowd.remove(1);
+    let Err(Error::InvalidArgument(text)) = result else { panic!("{result:?}") };
+    assert!(crowd.names[1..].iter().all(|name| text.contains(&name.to_string())), "{text}");
+    let op = crowd.remove_start(&crowd.names[1].clone());
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.agree(&[0, 2], "one of two");
+}
+
+#[test]
+fn strangers_and_members_cannot_change_who_takes_part() {
+    let mut crowd = Crowd::together(true);
+    // A member says what only the moderator may say: it is signed, and from the wrong one.
+    let template = crowd.sent.iter().find(|(at, m)| *at == 0 && kind(m) == T::GroupUpdate);
+    let mut message = template.unwrap().1.clone();
+    header(&mut message).source = Some(crowd.names[1].to_wire());
+    header(&mut message).identity = "test:o/n/bob_1:1800000000".to_owned();
+    for wanted in [T::GroupUpdate, T::GroupClose, T::GroupWelcome, T::LeaveRequest] {
+        if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+            publish.session.as_mut().unwrap().session_message_type = wanted as i32;
+        }
+        sign_as(&mut message, "o/n/bob_1");
+        let before = crowd.sent.len();
+        let forged = message.clone();
+        crowd.with(2, |app, cx| app.handle_message(forged, ConnectionId(9), cx));
+        assert_eq!(crowd.sent.len(), before, "{wanted:?} was answered");
+    }
+    crowd.agree(&[0, 1, 2, 3], "nothing changed");
+}
+
+#[test]
+fn channels_of_another_identity_are_refused() {
+    let mut crowd = Crowd::four(true);
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::JoinRequest));
+    crowd.invite_start(1);
+    let (_, join) = crowd.sent.iter().find(|(_, m)| kind(m) == T::JoinRequest).unwrap().clone();
+    let change = |act: &dyn Fn(&mut JoinRequestPayload)| {
+        let mut message = join.clone();
+        let Some(MessageType::Publish(publish)) = &mut message.message_type else { panic!() };
+        let content = publish.msg.as_mut().unwrap().content_type.as_mut().unwrap();
+        let ContentType::CommandPayload(CommandPayload {
+            command_payload_type: Some(CommandPayloadType::JoinRequest(request)),
+        }) = content
+        else {
+            panic!()
+        };
+        act(request);
+        sign_as(&mut message, "o/n/ann_0");
+        message
+    };
+    let other =
+        |id: u128| Name::parse("o/n/group").unwrap().with_id(crate::name::NameId(id)).to_wire();
+    let bad: [&dyn Fn(&mut JoinRequestPayload); 5] = [
+        &|request| request.channel = None,
+        &|request| request.control = None,
+        &|request| request.channel = Some(other(7)),
+        &|request| request.control = request.channel.clone(),
+        &|request| {
+            request.control = Some(Name::new(["o", "n", "else"], crate::name::NameId(7)).to_wire())
+        },
+    ];
+    for act in bad {
+        let message = change(act);
+        crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+        assert_eq!(crowd.count(1, T::JoinReply), 0);
+    }
+    let good = change(&|_| {});
+    crowd.with(1, |app, cx| app.handle_message(good, ConnectionId(9), cx));
+    assert_eq!(crowd.count(1, T::JoinReply), 1);
+}
+
+#[test]
+fn two_sessions_of_one_group_name_share_the_channels() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    let first = crowd.sessions.clone();
+    crowd.open(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    let second = crowd.sessions.clone();
+    crowd.talk(&[0, 1], "second");
+    crowd.sessions = first;
+    crowd.talk(&[0, 1], "first");
+    assert_eq!(crowd.seen[1].messages.len(), 2, "each in its session");
+    drop(second);
 }
