@@ -202,6 +202,12 @@ impl Node {
             Route::Over(_) | Route::Any => {
                 self.router.route(destination, frame.fanout(), from, &mut targets);
             }
+            Route::Towards(via) => {
+                self.router.route(destination, frame.fanout(), from, &mut targets);
+                if targets.is_empty() && self.connections.contains_key(&via) {
+                    targets.push(via);
+                }
+            }
             Route::Channel(connections) => {
                 self.router.subscribers(destination, frame.fanout(), from, &mut targets);
                 for connection in connections {

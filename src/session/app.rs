@@ -712,7 +712,7 @@ impl App {
                         session_type: entry.session.kind().to_wire(),
                     };
                     let about = outgoing.about(Some(key));
-                    let route = entry.session.route(&outgoing.to);
+                    let route = entry.session.route(&outgoing);
                     let message = Box::new(sent.message(outgoing, &self.version));
                     Output::Send { message, about, route }
                 }

@@ -310,6 +310,7 @@ fn data(kind: SessionMessageType, to: &Name, message_id: u32, payload: &Payload)
         error: false,
         credit: None,
         comes_again: kind == SessionMessageType::RtxReply,
+        via: None,
     }
 }
 
@@ -326,5 +327,6 @@ fn empty_payload(kind: SessionMessageType, to: &Name, message_id: u32) -> Outgoi
         error: false,
         credit: None,
         comes_again: true,
+        via: None,
     }
 }

@@ -230,6 +230,8 @@ pub(crate) struct Outgoing {
     pub(crate) credit: Option<usize>,
     /// Should it be lost, it or what it answers is sent again.
     pub(crate) comes_again: bool,
+    /// The connection that what it answers came over.
+    pub(crate) via: Option<ConnectionId>,
 }
 
 impl Outgoing {
@@ -252,6 +254,7 @@ impl Outgoing {
             error: false,
             credit: None,
             comes_again: kind == SessionMessageType::Heartbeat,
+            via: None,
         }
     }
 
@@ -261,10 +264,20 @@ impl Outgoing {
         About { session, kind, message_id, credit, comes_again: self.comes_again }
     }
 
+    /// The answer to a message, over the connection that it came over.
+    fn answer(
+        of: &Incoming,
+        kind: SessionMessageType,
+        payload: CommandPayloadType,
+    ) -> Outgoing {
+        let answer = Outgoing::control(kind, &of.source, of.message_id, payload);
+        Outgoing { via: Some(of.connection), ..answer }
+    }
+
     /// The GROUP_ACK of a message.
     fn group_ack(of: &Incoming) -> Outgoing {
         let ack = CommandPayloadType::GroupAck(Empty {});
-        Outgoing::control(SessionMessageType::GroupAck, &of.source, of.message_id, ack)
+        Outgoing::answer(of, SessionMessageType::GroupAck, ack)
     }
 }
 
@@ -317,6 +330,8 @@ pub(crate) enum Route {
     Any,
     /// Over this connection while it can be used, else as the table says.
     Over(ConnectionId),
+    /// As the table says; where it knows nobody, over this connection if others are behind it.
+    Towards(ConnectionId),
     /// To everybody here who subscribed, and over each of these connections.
     Channel(Vec<ConnectionId>),
 }
@@ -460,15 +475,21 @@ impl Session {
     }
 
     /// Which way a message goes: to a channel everywhere where the group is, to anybody else over
-    /// the connection that it was last heard over.
-    pub(crate) fn route(&self, to: &Name) -> Route {
+    /// the connection that it was last heard over. Where others of a group are says nothing about
+    /// where somebody is who was not heard yet.
+    pub(crate) fn route(&self, message: &Outgoing) -> Route {
+        let to = &message.to;
         if let Some(channels) = self.channels.as_ref().filter(|c| c.names().contains(&to)) {
             return Route::Channel(channels.connections());
         }
-        let heard = self.roster.get(to).and_then(|member| member.via);
-        match heard.filter(|_| self.config.kind == Kind::Group).or(self.via) {
-            Some(connection) => Route::Over(connection),
-            None => Route::Any,
+        let heard = match self.config.kind {
+            Kind::PointToPoint => self.via,
+            Kind::Group => self.roster.get(to).and_then(|member| member.via).or(message.via),
+        };
+        match (heard, self.via) {
+            (Some(connection), _) => Route::Over(connection),
+            (None, Some(connection)) => Route::Towards(connection),
+            (None, None) => Route::Any,
         }
     }
 

@@ -271,7 +271,7 @@ impl Session {
         self.via = Some(message.connection);
         let peer = message.source.clone();
         if self.join_channels(message.connection) {
-            self.send_join(peer, cx);
+            self.send_join(peer, message.connection, cx);
         } else {
             self.set_step(Step::Channels(peer, message.connection));
         }
@@ -292,12 +292,12 @@ impl Session {
         }
         let peer = peer.clone();
         match result {
-            Ok(()) => self.send_join(peer, cx),
+            Ok(()) => self.send_join(peer, connection, cx),
             Err(error) => self.add_failed(error, cx),
         }
     }
 
-    fn send_join(&mut self, peer: Name, cx: &mut Context<'_>) {
+    fn send_join(&mut self, peer: Name, via: ConnectionId, cx: &mut Context<'_>) {
         let id = cx.message_id();
         let channels = self.channels.as_ref();
         let payload = CommandPayloadType::JoinRequest(JoinRequestPayload {
@@ -308,6 +308,7 @@ impl Session {
         });
         let mut join = Outgoing::control(SessionMessageType::JoinRequest, &peer, id, payload);
         join.metadata = self.config.metadata.clone();
+        join.via = Some(via);
         self.set_step(Step::Join(id, peer.clone()));
         self.request(join, [peer], cx);
     }
@@ -842,7 +843,7 @@ impl Change {
 /// The answer to a LEAVE_REQUEST.
 pub(super) fn leave_reply(message: &Incoming) -> Outgoing {
     let reply = CommandPayloadType::LeaveReply(Empty {});
-    Outgoing::control(SessionMessageType::LeaveReply, &message.source, message.message_id, reply)
+    Outgoing::answer(message, SessionMessageType::LeaveReply, reply)
 }
 
 fn leave_request(to: &Name, id: u32) -> Outgoing {

@@ -90,8 +90,7 @@ impl Session {
             participant: Some(roster::describe(&me, direction, true)),
         });
         let moderator = message.source.clone();
-        let kind = SessionMessageType::JoinReply;
-        let reply = Outgoing::control(kind, &moderator, message.message_id, payload);
+        let reply = Outgoing::answer(message, SessionMessageType::JoinReply, payload);
         let retry = config.control_retry();
         // The moderator gives up after this; a welcome may be on its way for one more try.
         let wait = retry.total().saturating_add(retry.interval).min(limits::WELCOME_WAIT);

@@ -158,7 +158,7 @@ impl Pair {
                 }
                 let over = match route {
                     Route::Over(connection) => Some(connection),
-                    Route::Any | Route::Channel(_) => None,
+                    Route::Any | Route::Towards(_) | Route::Channel(_) => None,
                 };
                 self.routes.push((over, about.comes_again));
                 for _ in 0..(self.copies)(at, &message) {
