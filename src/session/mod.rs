@@ -265,11 +265,7 @@ impl Outgoing {
     }
 
     /// The answer to a message, over the connection that it came over.
-    fn answer(
-        of: &Incoming,
-        kind: SessionMessageType,
-        payload: CommandPayloadType,
-    ) -> Outgoing {
+    fn answer(of: &Incoming, kind: SessionMessageType, payload: CommandPayloadType) -> Outgoing {
         let answer = Outgoing::control(kind, &of.source, of.message_id, payload);
         Outgoing { via: Some(of.connection), ..answer }
     }
