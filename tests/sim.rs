@@ -17,8 +17,12 @@
 //! `SLIM_SIM_SEEDS=n` runs n seeds, `SLIM_SIM_SEED=n` replays one. Seeds that ever failed stand in
 //! `sim/seeds.txt` and run first.
 
+#[path = "sim/groups.rs"]
+mod groups;
 #[path = "sim/history.rs"]
 mod history;
+#[path = "sim/network.rs"]
+mod network;
 #[path = "world/mod.rs"]
 mod world;
 
@@ -26,19 +30,35 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use history::History;
+use groups::Groups;
+use history::{History, Outcome};
 
 /// Seeds of a run that is not told otherwise.
 const SEEDS: u64 = 2000;
+const GROUP_SEEDS: u64 = 2000;
 
 #[test]
 fn every_history_keeps_the_promises() {
+    run(include_str!("sim/seeds.txt"), SEEDS, &|seed| History::new(seed).run());
+}
+
+#[test]
+fn every_history_of_groups_keeps_the_promises() {
+    run(include_str!("sim/group_seeds.txt"), GROUP_SEEDS, &|seed| Groups::new(seed).run());
+}
+
+/// Runs the histories of the seeds that ever failed, and of so many more.
+fn run(committed: &str, seeds: u64, history: &(dyn Fn(u64) -> Outcome + Sync)) {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
-    let committed = include_str!("sim/seeds.txt").lines().filter(|line| !line.starts_with('#'));
+    let committed = committed.lines().filter(|line| !line.starts_with('#'));
     let committed = committed.map(|line| line.trim().parse().expect("a seed"));
+    let first = number("SLIM_SIM_FIRST").unwrap_or(0);
     let seeds: Vec<u64> = match number("SLIM_SIM_SEED") {
         Some(seed) => vec![seed],
-        None => committed.chain(0..number("SLIM_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+        None => {
+            let many = number("SLIM_SIM_SEEDS").unwrap_or(seeds);
+            committed.chain(first..first + many).collect()
+        }
     };
     let (next, steps, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let start = Instant::now();
@@ -46,10 +66,10 @@ fn every_history_keeps_the_promises() {
         while !failed.load(Ordering::Relaxed) {
             let at = next.fetch_add(1, Ordering::Relaxed) as usize;
             let Some(&seed) = seeds.get(at) else { return };
-            match catch_unwind(AssertUnwindSafe(|| History::new(seed).run())) {
+            match catch_unwind(AssertUnwindSafe(|| history(seed))) {
                 Ok(outcome) => drop(steps.fetch_add(outcome.steps, Ordering::Relaxed)),
                 Err(_) => {
-                    eprintln!("seed={seed}: replay with SLIM_SIM_SEED={seed}, then add it to tests/sim/seeds.txt");
+                    eprintln!("seed={seed}: replay with SLIM_SIM_SEED={seed}, then add it to the seeds in tests/sim");
                     failed.store(true, Ordering::Relaxed);
                 }
             }
@@ -69,5 +89,6 @@ fn every_history_keeps_the_promises() {
 fn the_same_seed_gives_the_same_bytes() {
     for seed in 0..5 {
         assert_eq!(History::new(seed).run(), History::new(seed).run(), "seed {seed}");
+        assert_eq!(Groups::new(seed).run(), Groups::new(seed).run(), "seed {seed}");
     }
 }

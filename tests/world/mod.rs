@@ -5,7 +5,7 @@
 
 pub mod tap;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use slim::clock::Now;
@@ -32,9 +32,13 @@ pub struct Process {
     /// It runs, but gets no time: it reads nothing, and no timer fires.
     pub paused: bool,
     pub apps: BTreeMap<AppId, Name>,
+    /// The identity strings of these apps.
+    pub subjects: BTreeMap<AppId, String>,
     pub accepted: VecDeque<(SessionKey, Fields)>,
     pub messages: HashMap<SessionKey, Vec<String>>,
     pub events: HashMap<SessionKey, Vec<Event>>,
+    /// Both, as they came, where the world keeps items.
+    pub items: HashMap<SessionKey, Vec<Item>>,
     pub ended: HashMap<SessionKey, String>,
     pub credit: HashMap<SessionKey, (usize, usize)>,
     pub done: HashMap<OpId, (Duration, Result<Value, Error>)>,
@@ -81,6 +85,10 @@ pub struct World {
     pub capacity: usize,
     /// How links are accepted from now on.
     pub accept: AcceptOptions,
+    /// Links that these processes dial do not grow old.
+    pub ageless: BTreeSet<usize>,
+    /// Items are kept as they come, not as messages and events.
+    pub keep_items: bool,
     /// Every link has somebody on it who loses and doubles messages. Set before the first link.
     pub copies: Option<Copies>,
 }
@@ -110,6 +118,8 @@ impl World {
                 ping_timeout: Duration::from_secs(20),
                 age: None,
             },
+            ageless: BTreeSet::new(),
+            keep_items: false,
             copies: None,
         }
     }
@@ -150,9 +160,11 @@ impl World {
             up: true,
             paused: false,
             apps: BTreeMap::new(),
+            subjects: BTreeMap::new(),
             accepted: VecDeque::new(),
             messages: HashMap::new(),
             events: HashMap::new(),
+            items: HashMap::new(),
             ended: HashMap::new(),
             credit: HashMap::new(),
             done: HashMap::new(),
@@ -180,7 +192,10 @@ impl World {
             node.add_app(&parsed, Box::new(provider), Box::new(verifier))
         } else {
             let subject = format!("{name}_{}", entropy.alphanumeric(8));
-            node.add_app(&parsed, Box::new(TestIdentity(subject)), Box::new(TestVerifier))
+            let identity = TestIdentity(subject.clone());
+            let (id, full) = node.add_app(&parsed, Box::new(identity), Box::new(TestVerifier));
+            self.processes[process].subjects.insert(id, subject);
+            (id, full)
         };
         self.processes[process].apps.insert(id, full);
         id
@@ -460,6 +475,7 @@ impl World {
     }
 
     fn on_output(&mut self, at: usize, output: Output) {
+        let keep_items = self.keep_items;
         let process = &mut self.processes[at];
         match output {
             Output::Dial { transport, host, .. } => self.dial(at, transport, &host),
@@ -478,6 +494,10 @@ impl World {
                 assert!(before.is_none(), "{op:?} ended twice");
             }
             Output::NewSession(key, fields) => process.accepted.push_back((key, fields)),
+            Output::Item(key, item) if keep_items => {
+                assert!(!process.ended.contains_key(&key), "{key}: {item:?} after the end");
+                process.items.entry(key).or_default().push(item);
+            }
             Output::Item(key, Item::Message(message)) => {
                 assert!(!process.ended.contains_key(&key), "{key}: a message after the end");
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
@@ -503,7 +523,9 @@ impl World {
             let node = &mut self.processes[from].node;
             return node.handle_connect_failed(transport, "connection refused", self.now);
         };
-        let theirs = self.processes[to].node.accept(self.accept, self.now);
+        let age = self.accept.age.filter(|_| !self.ageless.contains(&from));
+        let accept = AcceptOptions { age, ..self.accept };
+        let theirs = self.processes[to].node.accept(accept, self.now);
         let (a, b) = ((from, transport), (to, theirs));
         for (from, to) in [(a, b), (b, a)] {
             let (source, target) = (&self.processes[from.0].name, &self.processes[to.0].name);
@@ -588,6 +610,8 @@ impl World {
         let dead = &mut self.processes[process];
         dead.node = new_node(&dead.name, dead.seed);
         dead.apps.clear();
+        dead.subjects.clear();
+        dead.items.clear();
         // The next life counts sessions from the beginning.
         dead.accepted.clear();
         dead.messages.clear();
