@@ -375,7 +375,10 @@ impl Node {
         log::info!("connection {id}: up, to node {node_id:?} at {}", dialled.config.endpoint.text);
         self.arm(id);
         match waiting {
-            Some((op, _)) => self.done(Some(op), Ok(Value::Connection(id))),
+            Some((op, _)) => {
+                self.done(Some(op), Ok(Value::Connection(id)));
+                self.each_app(now, |app| app.handle_new_connection(id));
+            }
             None if was_up => self.router.forget_subscriptions(id),
             None => self.tell_apps(id, true, now),
         }
@@ -480,6 +483,7 @@ impl Node {
             self.done(Some(op), Err(error));
         }
         self.tell_apps(id, false, now);
+        self.each_app(now, |app| app.handle_gone(id));
     }
 
     /// Apps are told that a connection was lost or is back.

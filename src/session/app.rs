@@ -329,10 +329,24 @@ impl App {
 
     /// A connection was lost or is back.
     pub(crate) fn handle_connection(&mut self, connection: ConnectionId, up: bool) {
+        self.each_session(|session| session.handle_connection(connection, up));
+    }
+
+    /// A connection is gone for good.
+    pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
+        self.each_session(|session| session.handle_gone(connection));
+    }
+
+    /// Another connection, which this side dialled, is there.
+    pub(crate) fn handle_new_connection(&mut self, connection: ConnectionId) {
+        self.each_session(|session| session.handle_new_connection(connection));
+    }
+
+    fn each_session(&mut self, act: impl Fn(&mut Session)) {
         let ids: Vec<u32> = self.sessions.keys().copied().collect();
         for id in ids {
             if let Some(entry) = self.sessions.get_mut(&id) {
-                entry.session.handle_connection(connection, up);
+                act(&mut entry.session);
             }
             self.settle(id);
         }

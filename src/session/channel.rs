@@ -116,6 +116,23 @@ impl Session {
         }
     }
 
+    /// A connection is gone for good.
+    pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
+        if let Some(channels) = &mut self.channels {
+            channels.joined.remove(&connection);
+        }
+    }
+
+    /// There is another connection. Where those are gone that the group was joined over, it is
+    /// joined over this one.
+    pub(crate) fn handle_new_connection(&mut self, connection: ConnectionId) {
+        let stays = self.is_open() || matches!(self.role, Role::Moderator(_));
+        let cut_off = |channels: &Channels| channels.joined.is_empty() && channels.next_ticket > 0;
+        if stays && !self.has_ended() && self.channels.as_ref().is_some_and(cut_off) {
+            self.join_channels(connection);
+        }
+    }
+
     /// A member was heard over a connection: the group is there, too.
     pub(super) fn follow_to(&mut self, connection: ConnectionId) {
         let Some(channels) = &self.channels else { return };
