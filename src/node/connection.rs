@@ -377,7 +377,7 @@ impl Node {
         match waiting {
             Some((op, _)) => {
                 self.done(Some(op), Ok(Value::Connection(id)));
-                self.each_app(now, |app| app.handle_new_connection(id));
+                self.each_app(now, |app| app.handle_other_connection(id));
             }
             None if was_up => self.router.forget_subscriptions(id),
             None => self.tell_apps(id, true, now),
@@ -484,6 +484,10 @@ impl Node {
         }
         self.tell_apps(id, false, now);
         self.each_app(now, |app| app.handle_gone(id));
+        let other = self.connections.iter().find(|(_, c)| c.is_dialled() && c.is_up());
+        if let Some(other) = other.map(|(other, _)| *other) {
+            self.each_app(now, |app| app.handle_other_connection(other));
+        }
     }
 
     /// Apps are told that a connection was lost or is back.

@@ -337,9 +337,9 @@ impl App {
         self.each_session(|session| session.handle_gone(connection));
     }
 
-    /// Another connection, which this side dialled, is there.
-    pub(crate) fn handle_new_connection(&mut self, connection: ConnectionId) {
-        self.each_session(|session| session.handle_new_connection(connection));
+    /// Another connection, which this side dialled, can take the place of one that is gone.
+    pub(crate) fn handle_other_connection(&mut self, connection: ConnectionId) {
+        self.each_session(|session| session.handle_other_connection(connection));
     }
 
     fn each_session(&mut self, act: impl Fn(&mut Session)) {

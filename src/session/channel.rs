@@ -16,6 +16,8 @@ pub(super) struct Channels {
     /// acknowledged yet.
     joined: BTreeMap<ConnectionId, Subscribed>,
     next_ticket: u32,
+    /// A connection that they were subscribed over is gone for good.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl Channels {
 
     /// Those that an invitation names.
     pub(super) fn named(data: Name, control: Name) -> Channels {
-        Channels { data, control, joined: BTreeMap::new(), next_ticket: 0 }
+        Channels { data, control, joined: BTreeMap::new(), next_ticket: 0, cut: false }
     }
 
     /// Both names.
@@ -119,16 +121,16 @@ impl Session {
     /// A connection is gone for good.
     pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
         if let Some(channels) = &mut self.channels {
-            channels.joined.remove(&connection);
+            channels.cut |= channels.joined.remove(&connection).is_some();
         }
     }
 
-    /// There is another connection. Where those are gone that the group was joined over, it is
-    /// joined over this one.
-    pub(crate) fn handle_new_connection(&mut self, connection: ConnectionId) {
+    /// There is another connection. Where one is gone that the group was joined over, it is joined
+    /// over this one.
+    pub(crate) fn handle_other_connection(&mut self, connection: ConnectionId) {
         let stays = self.is_open() || matches!(self.role, Role::Moderator(_));
-        let cut_off = |channels: &Channels| channels.joined.is_empty() && channels.next_ticket > 0;
-        if stays && !self.has_ended() && self.channels.as_ref().is_some_and(cut_off) {
+        let cut = |channels: &mut Channels| std::mem::take(&mut channels.cut);
+        if stays && !self.has_ended() && self.channels.as_mut().is_some_and(cut) {
             self.join_channels(connection);
         }
     }

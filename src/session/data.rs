@@ -164,6 +164,18 @@ impl Session {
         }
     }
 
+    /// This side goes away for a while: what was acknowledged and waited behind gaps is given out. What
+    /// comes then is not followed.
+    pub(super) fn pause_receivers(&mut self) {
+        for (source, mut receiver) in std::mem::take(&mut self.receivers) {
+            let Some(name) = self.roster.named(source).cloned() else { continue };
+            let mut out = Vec::new();
+            receiver.pause(&mut out);
+            self.receivers.insert(source, receiver);
+            self.handle_receiver(&name, out);
+        }
+    }
+
     /// The session ends: what was acknowledged and waited behind gaps is given out.
     pub(super) fn finish_receivers(&mut self) {
         for (source, mut receiver) in std::mem::take(&mut self.receivers) {

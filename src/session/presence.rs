@@ -86,7 +86,7 @@ impl Session {
         };
         self.presence.away = away;
         if away {
-            self.finish_receivers();
+            self.pause_receivers();
         }
         self.done(op, Ok(()));
         true

@@ -60,8 +60,12 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 pub(super) struct Receiver {
     retry: Retry,
-    /// Nothing has arrived yet, and whatever arrives first begins the stream.
+    /// Whatever arrives next begins the stream, or goes on with it where some of it was not followed.
     joining: bool,
+    /// It did.
+    begun: Option<Begun>,
+    /// Something was followed.
+    followed: bool,
     /// The number that was delivered last.
     last: u32,
     /// What arrived after a gap, by number.
@@ -73,6 +77,16 @@ pub(super) struct Receiver {
     lost: VecDeque<u32>,
     /// Numbers of the last messages to this member alone, should they come again.
     direct: VecDeque<u32>,
+}
+
+/// A stream that began, or went on, in its middle.
+#[derive(Debug)]
+struct Begun {
+    /// The number that was delivered before, if there was one.
+    before: Option<u32>,
+    /// The first one.
+    first: u32,
+    when: Instant,
 }
 
 #[derive(Debug)]
@@ -87,6 +101,8 @@ impl Receiver {
         Receiver {
             retry,
             joining: false,
+            begun: None,
+            followed: true,
             last: 0,
             ahead: BTreeMap::new(),
             bytes: 0,
@@ -98,7 +114,7 @@ impl Receiver {
 
     /// A receiver that does not know where the sender is: the first number begins the stream.
     pub(super) fn joining(retry: Retry) -> Receiver {
-        Receiver { joining: true, ..Receiver::new(retry) }
+        Receiver { joining: true, followed: false, ..Receiver::new(retry) }
     }
 
     /// Whether a message to this member alone was not here before.
@@ -125,12 +141,11 @@ impl Receiver {
             return Verdict::OutOfWindow; // no number of a stream
         }
         if self.joining && matches!(arrival, Arrival::Message(_)) {
-            self.joining = false;
-            self.last = id.wrapping_sub(1) & (MODULUS - 1);
+            self.begin(id, now);
         }
         let distance = self.distance(id);
         if distance == 0 || distance > MODULUS / 2 {
-            let lost = self.lost.contains(&id);
+            let lost = self.lost.contains(&id) || self.is_missed(id, now);
             return if lost { Verdict::TooLate } else { Verdict::Taken };
         }
         if distance > limits::RECEIVER_WINDOW {
@@ -153,6 +168,37 @@ impl Receiver {
         self.deliver(out);
         self.ask_for_gaps(id, now, out);
         Verdict::Taken
+    }
+
+    /// Whatever is sent for a while is not followed; what waited behind gaps is given out.
+    pub(super) fn pause(&mut self, out: &mut Vec<Output>) {
+        self.finish(out);
+        self.begun = None;
+        self.joining = true;
+    }
+
+    /// The stream begins with this number; or goes on with it, if it is no old one.
+    fn begin(&mut self, id: u32, now: Instant) {
+        let before = Some(self.last).filter(|_| self.followed);
+        let distance = self.distance(id);
+        if before.is_some() && (distance == 0 || distance > MODULUS / 2) {
+            return;
+        }
+        self.joining = false;
+        self.followed = true;
+        self.last = id.wrapping_sub(1) & (MODULUS - 1);
+        self.begun = Some(Begun { before, first: id, when: now });
+    }
+
+    /// Whether a message is older than the stream, and was not here. Its sender learns that it was not
+    /// delivered; one that has not finished with it after all its tries is a published one, which
+    /// would repeat it for ever.
+    fn is_missed(&self, id: u32, now: Instant) -> bool {
+        let Some(Begun { before, first, when }) = self.begun else { return false };
+        let after = |a: u32, b: u32| (1..=MODULUS / 2).contains(&(a.wrapping_sub(b) & (MODULUS - 1)));
+        after(first, id)
+            && before.is_none_or(|before| after(id, before))
+            && now < when + self.retry.total()
     }
 
     /// When [`Receiver::handle_timeout`] wants to be called.
