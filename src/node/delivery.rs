@@ -208,7 +208,11 @@ impl Node {
                     targets.push(via);
                 }
             }
-            Route::Channel(connections) => {
+            Route::Channel(mut connections) => {
+                if !connections.iter().any(|connection| self.subscribes_over(*connection)) {
+                    // It came into the group by an app of this node, which knows where the group is.
+                    connections = self.channel_connections(destination);
+                }
                 self.router.subscribers(destination, frame.fanout(), from, &mut targets);
                 for connection in connections {
                     // Apps of this node, and those that dialled it, are among the subscribers.

@@ -179,6 +179,13 @@ impl Node {
         }
     }
 
+    /// Where apps of this node have subscribed a channel.
+    pub(super) fn channel_connections(&self, name: EncodedName) -> Vec<ConnectionId> {
+        let all = self.subscriptions.by_id.values();
+        let its = all.filter(|s| s.channel && !s.leaving && s.name.encoded() == name);
+        its.map(|subscription| subscription.connection).collect()
+    }
+
     /// Whether the other side of a connection knows what this side wants only when it is told.
     pub(super) fn subscribes_over(&self, connection: ConnectionId) -> bool {
         let dialled = self.connections.get(&connection).is_some_and(Connection::is_dialled);
