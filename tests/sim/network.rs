@@ -71,6 +71,7 @@ impl Network {
             breaks: 0,
         };
         network.world.keep_items = true;
+        if std::env::var_os("TRACE").is_some() { let w = std::mem::replace(&mut network.world, World::new(seed)); network.world = w.with_trace(); }
         // Links that grow old are replaced, which is no fault.
         if roll(dice, 3) == 0 {
             let limit = Duration::from_secs(2 + roll(dice, 20) as u64);
@@ -327,6 +328,17 @@ impl Network {
                 let stats = process.node.stats();
                 stats.up == stats.connections && stats.unacknowledged == 0
             })
+    }
+
+    /// Whether a link is there twice, for a moment: an old one and what takes its place.
+    pub fn replaces_links(&self) -> bool {
+        let hosts = self.hosts.iter().filter(|host| host.node.is_some()).count();
+        let ends = 2 * (hosts + self.nodes.len() - 1);
+        let stats = self.all_stats();
+        let found = |count: fn(&Stats) -> usize| stats.iter().map(|(_, s)| count(s)).sum::<usize>();
+        found(|s| s.transports) != ends
+            || found(|s| s.connections) != ends
+            || found(|s| s.unacknowledged) > 0
     }
 
     pub fn all_stats(&self) -> Vec<(&str, Stats)> {
