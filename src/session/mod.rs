@@ -555,8 +555,8 @@ impl Session {
                 self.event(Event::ConnectionBack(message.connection));
             }
             self.heard(&message, cx);
-        } else if matches!(message.kind, T::Heartbeat | T::UpdateParticipantState) {
-            self.on_stranger(&message.source, cx);
+        } else if message.kind.is_control() {
+            self.on_stranger(&message, cx);
         }
         match message.kind {
             T::Msg => self.on_msg(message, cx),
@@ -689,6 +689,9 @@ impl Session {
                     self.on_request_over(message_id, silent.into_iter().collect(), cx);
                 }
             }
+        }
+        if self.has_ended() {
+            return;
         }
         self.data_timeout(cx);
         if self.look <= cx.now.mono {

@@ -270,6 +270,9 @@ impl Session {
         self.requests.cancel(message.message_id);
         self.via = Some(message.connection);
         let peer = message.source.clone();
+        if let Some(moderator) = self.moderator() {
+            moderator.unconfirmed.remove(&peer);
+        }
         if self.join_channels(message.connection) {
             self.send_join(peer, message.connection, cx);
         } else {
@@ -328,9 +331,6 @@ impl Session {
         self.requests.cancel(message.message_id);
         let peer = message.source.clone();
         self.roster.heard(&peer, message.connection, cx.now.mono);
-        if let Some(moderator) = self.moderator() {
-            moderator.unconfirmed.remove(&peer);
-        }
         // Then the news, then the welcome, back to back (spec 03 section 5).
         let op = GroupUpdateOp::Add;
         let change = Change { op, participant: participant.clone(), name: peer.clone() };
@@ -380,9 +380,12 @@ impl Session {
             // The list still has whoever goes.
             participants.push(change.participant.clone());
         }
+        // It may be told late: whether the newcomer is there is said as it is now.
+        let member = self.roster.get(&change.name).filter(|_| change.op == GroupUpdateOp::Add);
+        let now = member.map(|member| member.describe(&change.name));
         let payload = CommandPayloadType::GroupUpdate(GroupUpdatePayload {
             op: change.op as i32,
-            participant: Some(change.participant.clone()),
+            participant: Some(now.unwrap_or_else(|| change.participant.clone())),
             participants,
             mls: None,
         });
@@ -443,9 +446,14 @@ impl Session {
         }
     }
 
-    /// Whoever is not in the group any more, but does not know it, is told.
-    pub(super) fn on_stranger(&mut self, name: &Name, cx: &mut Context<'_>) {
-        let open = self.is_open();
+    /// Whoever is not in the group any more, but does not know it, is told. Not if it answers to being
+    /// invited again: what it was in is over then.
+    pub(super) fn on_stranger(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        use SessionMessageType as T;
+        let (open, name) = (self.is_open(), &message.source);
+        if matches!(message.kind, T::DiscoveryReply | T::JoinReply | T::LeaveReply) {
+            return;
+        }
         let Some(moderator) = self.moderator() else { return };
         if open && moderator.unconfirmed.contains(name) {
             let id = cx.message_id();
