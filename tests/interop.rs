@@ -6,15 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use support::{c_program, free_port, listening_port, script, slim, wheel, Process, Turn, SECRET};
-
-/// Whose program stands in a place.
-#[derive(Clone, Copy, PartialEq)]
-enum Who {
-    Ours,
-    Wheel,
-}
-use Who::{Ours, Wheel};
+use support::Who::{Ours, Wheel};
+use support::{c_program, listening_port, script, slim, wheel, Node, Process, Turn, Who, SECRET};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
@@ -23,48 +16,6 @@ enum Mode {
     Mls,
 }
 use Mode::{BestEffort, Mls, Reliable};
-
-struct Node {
-    process: Process,
-    who: Who,
-    port: u16,
-}
-
-impl Node {
-    fn start(who: Who, binding: &str) -> Node {
-        match who {
-            Ours => Node::on_port(who, binding, 0),
-            Wheel => Node::on_port(who, binding, free_port()),
-        }
-    }
-
-    fn on_port(who: Who, binding: &str, port: u16) -> Node {
-        let listen = format!("127.0.0.1:{port}");
-        let mut command = match who {
-            Ours => slim(),
-            Wheel => wheel("node"),
-        };
-        if who == Ours {
-            command.arg("node");
-        } else {
-            command.args(["--seconds", "300"]);
-        }
-        command.args(["--listen", &listen]).env("SLIM_IDENTITY_BINDING", binding);
-        let process = Process::start("node", &mut command);
-        let port = match who {
-            Ours => listening_port(&process),
-            Wheel => {
-                process.wait_for("ready", |line| line.contains("ready"));
-                port
-            }
-        };
-        Node { process, who, port }
-    }
-
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-}
 
 /// Starts a receiver that answers, and waits until it is subscribed.
 fn receiver(who: Who, node: &Node, binding: &str) -> Process {

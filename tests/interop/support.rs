@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,20 +17,54 @@ pub const PATIENCE: Duration = Duration::from_secs(40);
 /// A running program.
 pub struct Process {
     child: Child,
+    stdin: Option<ChildStdin>,
     name: String,
     lines: Arc<(Mutex<Vec<String>>, Condvar)>,
 }
 
 impl Process {
     pub fn start(name: &str, command: &mut Command) -> Process {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Process::start_with(Stdio::null(), name, command)
+    }
+
+    /// One that is told what to do, with [`Process::tell`].
+    pub fn start_listening(name: &str, command: &mut Command) -> Process {
+        Process::start_with(Stdio::piped(), name, command)
+    }
+
+    fn start_with(stdin: Stdio, name: &str, command: &mut Command) -> Process {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|e| panic!("{name}: {e}"));
         let lines = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let out = child.stdout.take().expect("piped");
         let err = child.stderr.take().expect("piped");
         watch("", out, &lines);
         watch("! ", err, &lines);
-        Process { child, name: name.to_owned(), lines }
+        let stdin = child.stdin.take();
+        Process { child, stdin, name: name.to_owned(), lines }
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("a program that listens");
+        if let Err(error) = writeln!(stdin, "{line}") {
+            panic!("{}: {line}: {error}", self.name);
+        }
+    }
+
+    /// Number of lines up to now.
+    pub fn len(&self) -> usize {
+        self.lines.0.lock().unwrap().len()
+    }
+
+    /// Waits for something in the lines after the first `from`.
+    pub fn wait_after<T>(
+        &self,
+        from: usize,
+        what: &str,
+        found: impl Fn(&[String]) -> Option<T>,
+    ) -> T {
+        self.wait_in(what, |lines| found(&lines[from..]))
     }
 
     /// Waits for a line (those of standard error begin with "! ") for which `found` is true.
@@ -89,6 +123,11 @@ impl Process {
     pub fn output(&self) -> String {
         let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.join("\n")
+    }
+
+    /// All lines up to now.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.0.lock().unwrap().clone()
     }
 
     /// Lines that contain `part`.
@@ -168,6 +207,54 @@ pub fn node(command: &mut Command) -> (Process, u16) {
 pub fn listening_port(process: &Process) -> u16 {
     let line = process.wait_for("listener", |line| line.contains("listening on"));
     line.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// Whose program stands in a place.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Who {
+    Ours,
+    Wheel,
+}
+pub struct Node {
+    pub process: Process,
+    pub who: Who,
+    pub port: u16,
+}
+
+impl Node {
+    pub fn start(who: Who, binding: &str) -> Node {
+        match who {
+            Who::Ours => Node::on_port(who, binding, 0),
+            Who::Wheel => Node::on_port(who, binding, free_port()),
+        }
+    }
+
+    pub fn on_port(who: Who, binding: &str, port: u16) -> Node {
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = match who {
+            Who::Ours => slim(),
+            Who::Wheel => wheel("node"),
+        };
+        if who == Who::Ours {
+            command.arg("node");
+        } else {
+            command.args(["--seconds", "300"]);
+        }
+        command.args(["--listen", &listen]).env("SLIM_IDENTITY_BINDING", binding);
+        let process = Process::start("node", &mut command);
+        let port = match who {
+            Who::Ours => listening_port(&process),
+            Who::Wheel => {
+                process.wait_for("ready", |line| line.contains("ready"));
+                port
+            }
+        };
+        Node { process, who, port }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
 }
 
 /// An example program in C, which `make test` builds.

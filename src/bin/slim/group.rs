@@ -1,7 +1,7 @@
 //! `slim group`: one member of a group, its moderator or invited.
 //!
 //! What is typed is published, but for a few words: `invite NAME`, `remove NAME`, `suspend`,
-//! `rejoin`, `participants`, and `exit` or `quit`.
+//! `rejoin`, `participants`, `leave`, and `exit` or `quit`.
 
 use std::io::BufRead;
 use std::sync::{mpsc, Arc};
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Answer each message, to its sender alone
     #[arg(long)]
     reply: bool,
+    /// Invited: once out of the group, wait for the next invitation
+    #[arg(long, conflicts_with = "remote")]
+    stay: bool,
     /// End after so many messages
     #[arg(long)]
     count: Option<u64>,
@@ -62,10 +65,28 @@ pub fn group(arguments: &Arguments) -> Result<()> {
 fn take_part(app: &App, arguments: &Arguments) -> Result<()> {
     let timeout = Some(Duration::from_millis(arguments.common.timeout_ms));
     note!("ready {}", app.name());
-    let session = match &arguments.remote {
-        Some(group) => open(app, group, arguments, timeout)?,
-        None => app.accept(true, None)?,
-    };
+    let (notes, inbox) = mpsc::channel();
+    read_lines(notes.clone());
+    loop {
+        let session = match &arguments.remote {
+            Some(group) => open(app, group, arguments, timeout)?,
+            None => app.accept(true, None)?,
+        };
+        let stays = converse(session, arguments, &notes, &inbox, timeout)?;
+        if !(stays && arguments.stay) {
+            return Ok(());
+        }
+    }
+}
+
+/// One session, from its beginning to its end. `false`: `exit` was typed.
+fn converse(
+    session: Session,
+    arguments: &Arguments,
+    notes: &mpsc::Sender<Note>,
+    inbox: &mpsc::Receiver<Note>,
+    timeout: Timeout,
+) -> Result<bool> {
     let session = Arc::new(session);
     let fields = session.fields();
     note!("session {} in {}, moderator: {}", fields.id, fields.destination, fields.initiator);
@@ -79,23 +100,37 @@ fn take_part(app: &App, arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let (notes, inbox) = mpsc::channel();
     watch(&session, notes.clone());
-    read_lines(notes);
     for _ in 0..arguments.iterations {
         if let Some(message) = &arguments.message {
             publish(&session, message, timeout)?;
         }
     }
-    let ended = serve(&session, arguments, &inbox, timeout)?;
-    if !ended {
+    let end = serve(&session, arguments, inbox, timeout)?;
+    if end != End::Over {
         match session.close(timeout) {
             Err(error @ Error::Undelivered(_)) => note!("{error}"),
             Err(Error::Closed(_)) => {}
             other => other?,
         }
     }
-    failed.map_or(Ok(()), Err)
+    if end == End::Left {
+        // Its last word.
+        while !matches!(inbox.recv(), Ok(Note::Over(_)) | Err(_)) {}
+        note!("session closed by this side");
+    }
+    failed.map_or(Ok(end != End::Exit), Err)
+}
+
+/// How taking part comes to its end.
+#[derive(PartialEq)]
+enum End {
+    /// It goes on.
+    NotYet,
+    /// The others ended it.
+    Over,
+    Left,
+    Exit,
 }
 
 fn open(app: &App, group: &str, arguments: &Arguments, timeout: Timeout) -> Result<Session> {
@@ -110,13 +145,13 @@ fn open(app: &App, group: &str, arguments: &Arguments, timeout: Timeout) -> Resu
     app.open(&options, group, timeout)
 }
 
-/// Does what the others say and what is typed, until one of them ends it. `true`: the others did.
+/// Does what the others say and what is typed, until one of them ends it.
 fn serve(
     session: &Session,
     arguments: &Arguments,
     inbox: &mpsc::Receiver<Note>,
     timeout: Timeout,
-) -> Result<bool> {
+) -> Result<End> {
     let mut messages = 0;
     while arguments.count.is_none_or(|count| messages < count) {
         match inbox.recv() {
@@ -133,26 +168,27 @@ fn serve(
             }
             Ok(Note::Item(Item::Event(event))) => note!("event {event:?}"),
             Ok(Note::Line(line)) => match obey(session, &line, timeout) {
-                Ok(true) => {}
-                Ok(false) => return Ok(false),
+                Ok(End::NotYet) => {}
+                Ok(end) => return Ok(end),
                 Err(error) => note!("{error}"),
             },
             Ok(Note::Over(error)) => {
                 note!("{error}");
-                return Ok(true);
+                return Ok(End::Over);
             }
-            Err(_) => return Ok(true),
+            Err(_) => return Ok(End::Over),
         }
     }
-    Ok(false)
+    Ok(End::Exit)
 }
 
-/// Does what was typed. `false`: that is all.
-fn obey(session: &Session, line: &str, timeout: Timeout) -> Result<bool> {
+/// Does what was typed.
+fn obey(session: &Session, line: &str, timeout: Timeout) -> Result<End> {
     let words: Vec<&str> = line.split_whitespace().collect();
     match words[..] {
         [] => {}
-        ["exit" | "quit"] => return Ok(false),
+        ["exit" | "quit"] => return Ok(End::Exit),
+        ["leave"] => return Ok(End::Left),
         ["invite", name] => {
             session.invite(name, timeout)?;
             note!("invited {name}");
@@ -170,14 +206,16 @@ fn obey(session: &Session, line: &str, timeout: Timeout) -> Result<bool> {
             note!("back");
         }
         ["participants"] => {
-            for participant in session.participants(timeout)? {
+            let participants = session.participants(timeout)?;
+            note!("{} participants", participants.len());
+            for participant in participants {
                 let state = if participant.online { "online" } else { "offline" };
                 note!("{} {state}", participant.name);
             }
         }
         _ => publish(session, line, timeout)?,
     }
-    Ok(true)
+    Ok(End::NotYet)
 }
 
 fn publish(session: &Session, text: &str, timeout: Timeout) -> Result<()> {
