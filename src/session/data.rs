@@ -188,9 +188,8 @@ impl Session {
 
     /// Somebody is there to send to.
     pub(super) fn flush_kept(&mut self, cx: &Context<'_>) {
-        let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
         let mut out = Vec::new();
-        self.sender.flush_kept(&receivers, cx.now.mono, &mut out);
+        self.sender.flush_kept(&self.roster.audience(), cx.now.mono, &mut out);
         self.handle_sender(out);
     }
 

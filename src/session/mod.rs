@@ -589,9 +589,8 @@ impl Session {
         if let Err(error) = self.may_publish() {
             return self.refuse(&payload, op, error);
         }
-        let receivers: Vec<Name> = self.roster.receivers().cloned().collect();
         let mut out = Vec::new();
-        self.sender.publish(payload, op, &receivers, cx.now.mono, &mut out);
+        self.sender.publish(payload, op, self.roster.audience(), cx.now.mono, &mut out);
         self.handle_sender(out);
     }
 

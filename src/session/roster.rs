@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use super::sender::Audience;
 use super::Direction;
 use crate::limits;
 use crate::name::{EncodedName, Name};
@@ -105,10 +106,15 @@ impl Roster {
         self.members.is_empty()
     }
 
-    /// Those from whom a message sent now is to be acknowledged.
-    pub(super) fn receivers(&self) -> impl Iterator<Item = &Name> {
-        let able = |member: &Member| member.online && member.ready && member.direction.receives();
-        self.members.iter().filter(move |(_, member)| able(member)).map(|(name, _)| name)
+    /// Whom a message sent now is for.
+    pub(super) fn audience(&self) -> Audience {
+        let mut audience = Audience::default();
+        let able = |member: &Member| member.ready && member.direction.receives();
+        for (name, member) in self.members.iter().filter(|(_, member)| able(member)) {
+            let list = if member.online { &mut audience.present } else { &mut audience.absent };
+            list.push(name.clone());
+        }
+        audience
     }
 
     /// Something was heard of a member, over this connection. `true`: it was offline and is back.

@@ -26,6 +26,15 @@ pub(super) enum Outcome {
     Undelivered(Vec<Name>),
 }
 
+/// Whom a message is for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Audience {
+    /// They should acknowledge it.
+    pub(super) present: Vec<Name>,
+    /// They cannot be reached now.
+    pub(super) absent: Vec<Name>,
+}
+
 /// What a sender says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Output {
@@ -63,6 +72,8 @@ struct Sent {
     missing: Vec<Name>,
     /// Went offline before they acknowledged.
     silent: Vec<Name>,
+    /// Were offline when it was sent. Nobody waits for them, but they may ask for it.
+    absent: Vec<Name>,
     tries_left: u32,
     sent: Instant,
     due: Instant,
@@ -92,31 +103,30 @@ impl Sender {
         }
     }
 
-    /// Takes a message to publish. `receivers` are those who should acknowledge it; while there
-    /// are none, it is kept.
+    /// Takes a message to publish. While nobody is there it is kept.
     pub(super) fn publish(
         &mut self,
         payload: Payload,
         op: Option<OpId>,
-        receivers: &[Name],
+        audience: Audience,
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        if receivers.is_empty() {
+        if audience.present.is_empty() {
             let expires = now + self.retry.unwrap_or_default().total();
             self.kept.push_back(Kept { payload, op, expires });
         } else {
-            self.transmit(payload, op, receivers, now, out);
+            self.transmit(payload, op, audience, now, out);
         }
     }
 
     /// Somebody is there: sends what was kept.
-    pub(super) fn flush_kept(&mut self, receivers: &[Name], now: Instant, out: &mut Vec<Output>) {
-        if receivers.is_empty() {
+    pub(super) fn flush_kept(&mut self, audience: &Audience, now: Instant, out: &mut Vec<Output>) {
+        if audience.present.is_empty() {
             return;
         }
         for kept in std::mem::take(&mut self.kept) {
-            self.transmit(kept.payload, kept.op, receivers, now, out);
+            self.transmit(kept.payload, kept.op, audience.clone(), now, out);
         }
     }
 
@@ -133,8 +143,8 @@ impl Sender {
         let (to, number) = (Some(member.clone()), FIRST_DIRECT | u64::from(id));
         match self.retry {
             Some(retry) => {
-                let receivers = std::slice::from_ref(member);
-                self.keep(number, payload.clone(), op, receivers, retry, now);
+                let audience = Audience { present: vec![member.clone()], absent: Vec::new() };
+                self.keep(number, payload.clone(), op, audience, retry, now);
             }
             None => out.push(Output::Finished { op, outcome: Outcome::Delivered }),
         }
@@ -146,15 +156,16 @@ impl Sender {
         number: u64,
         payload: Payload,
         op: Option<OpId>,
-        receivers: &[Name],
+        audience: Audience,
         retry: Retry,
         now: Instant,
     ) {
         let due = now + retry.interval;
         let sent = Sent {
             payload,
-            missing: receivers.to_vec(),
+            missing: audience.present,
             silent: Vec::new(),
+            absent: audience.absent,
             tries_left: retry.max_retries,
             sent: now,
             due,
@@ -169,7 +180,7 @@ impl Sender {
         &mut self,
         payload: Payload,
         op: Option<OpId>,
-        receivers: &[Name],
+        audience: Audience,
         now: Instant,
         out: &mut Vec<Output>,
     ) {
@@ -178,7 +189,7 @@ impl Sender {
         let message_id = wire_number(number);
         match self.retry {
             Some(retry) => {
-                self.keep(number, payload.clone(), op, receivers, retry, now);
+                self.keep(number, payload.clone(), op, audience, retry, now);
                 self.push_out(out);
             }
             None => {
@@ -210,9 +221,15 @@ impl Sender {
         };
         sent.missing.retain(|name| name != from);
         sent.silent.retain(|name| name != from);
+        sent.absent.retain(|name| name != from);
         self.finish_if_done(number, out);
-        // Nobody asks any more for what everybody has.
-        if self.sent.get(&number).is_some_and(|sent| sent.finished && sent.silent.is_empty()) {
+        self.forget_if_had(number);
+    }
+
+    /// Nobody asks any more for what everybody has.
+    fn forget_if_had(&mut self, number: u64) {
+        let had = |sent: &Sent| sent.silent.is_empty() && sent.absent.is_empty();
+        if self.sent.get(&number).is_some_and(|sent| sent.finished && had(sent)) {
             self.forget(number);
         }
     }
@@ -244,11 +261,13 @@ impl Sender {
         for number in self.sent.keys().copied().collect::<Vec<_>>() {
             let Some(sent) = self.sent.get_mut(&number) else { continue };
             sent.silent.retain(|silent| silent != name);
+            sent.absent.retain(|absent| absent != name);
             let before = sent.missing.len();
             sent.missing.retain(|missing| missing != name);
             if sent.missing.len() < before {
                 self.finish_if_done(number, out);
             }
+            self.forget_if_had(number);
         }
     }
 
@@ -404,6 +423,10 @@ mod tests {
         Name::parse(text).unwrap()
     }
 
+    fn those(names: &[Name]) -> Audience {
+        Audience { present: names.to_vec(), absent: Vec::new() }
+    }
+
     fn ids(out: &[Output]) -> Vec<u32> {
         out.iter()
             .filter_map(|o| match o {
@@ -439,7 +462,7 @@ mod tests {
         let mut out = Vec::new();
         for op in 1..=3 {
             let bob = [bob.clone()];
-            sender.publish(Payload::default(), Some(OpId(op)), &bob, now, &mut out);
+            sender.publish(Payload::default(), Some(OpId(op)), those(&bob), now, &mut out);
         }
         assert_eq!(ids(&out), [1, 2, 3]);
         out.clear();
@@ -456,7 +479,7 @@ mod tests {
         let (mut sender, bob, start) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
         let to = [bob.clone()];
-        sender.publish(Payload::default(), Some(OpId(7)), &to, start, &mut out);
+        sender.publish(Payload::default(), Some(OpId(7)), those(&to), start, &mut out);
         for second in 1..=2 {
             out.clear();
             sender.handle_timeout(start + Duration::from_secs(second), &mut out);
@@ -477,12 +500,12 @@ mod tests {
     fn kept_until_somebody_is_there_or_given_up() {
         let (mut sender, bob, start) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        sender.publish(Payload::default(), Some(OpId(1)), &[], start, &mut out);
+        sender.publish(Payload::default(), Some(OpId(1)), Audience::default(), start, &mut out);
         sender.handle_timeout(start + Duration::from_millis(2999), &mut out);
         assert!(out.is_empty());
-        sender.flush_kept(&[bob], start + Duration::from_millis(2999), &mut out);
+        sender.flush_kept(&those(&[bob]), start + Duration::from_millis(2999), &mut out);
         assert_eq!(ids(&out), [1]);
-        sender.publish(Payload::default(), Some(OpId(2)), &[], start, &mut out);
+        sender.publish(Payload::default(), Some(OpId(2)), Audience::default(), start, &mut out);
         out.clear();
         sender.handle_timeout(start + Duration::from_secs(3), &mut out);
         assert_eq!((outcomes(&out), credit(&out)), (vec![(2, false)], 1));
@@ -496,7 +519,7 @@ mod tests {
         let mut out = Vec::new();
         for op in 1..=3 {
             let to = [bob.clone()];
-            sender.publish(Payload::default(), Some(OpId(op)), &to, now, &mut out);
+            sender.publish(Payload::default(), Some(OpId(op)), those(&to), now, &mut out);
         }
         assert_eq!(ids(&out), [0x7fff_ffff, 0, 1]);
         out.clear();
@@ -511,7 +534,13 @@ mod tests {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
         for _ in 0..3 {
-            sender.publish(Payload::default(), None, std::slice::from_ref(&bob), now, &mut out);
+            sender.publish(
+                Payload::default(),
+                None,
+                those(std::slice::from_ref(&bob)),
+                now,
+                &mut out,
+            );
         }
         for id in [2, 1, 3] {
             assert!(sender.requested(id).is_some());
@@ -526,7 +555,7 @@ mod tests {
     fn undelivered(sender: &mut Sender, bytes: usize) {
         let (bob, mut out) = (name("o/n/b"), Vec::new());
         let payload = Payload::new(vec![0; bytes], "", Default::default());
-        sender.publish(payload, None, std::slice::from_ref(&bob), Instant::now(), &mut out);
+        sender.publish(payload, None, those(std::slice::from_ref(&bob)), Instant::now(), &mut out);
         sender.offline(&bob, &mut out);
     }
 
@@ -556,7 +585,7 @@ mod tests {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
         for op in 1..=limits::SENDER_WINDOW as u64 + 1 {
-            let to = std::slice::from_ref(&bob);
+            let to = those(std::slice::from_ref(&bob));
             sender.publish(Payload::default(), Some(OpId(op)), to, now, &mut out);
             let pushed = op > limits::SENDER_WINDOW as u64;
             assert_eq!(outcomes(&out), if pushed { vec![(1, false)] } else { vec![] });
@@ -569,7 +598,7 @@ mod tests {
     fn being_asked_again_and_again_does_not_put_off_the_end() {
         let (mut sender, bob, start) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
         let mut out = Vec::new();
-        sender.publish(Payload::default(), Some(OpId(1)), &[bob], start, &mut out);
+        sender.publish(Payload::default(), Some(OpId(1)), those(&[bob]), start, &mut out);
         for tenth in 1..=30 {
             assert!(outcomes(&out).is_empty(), "{tenth}");
             assert!(sender.requested(1).is_some() && sender.timers.len() == 1);
@@ -585,7 +614,7 @@ mod tests {
         sender.publish(
             Payload::default(),
             Some(OpId(1)),
-            std::slice::from_ref(&bob),
+            those(std::slice::from_ref(&bob)),
             now,
             &mut out,
         );

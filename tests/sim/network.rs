@@ -71,7 +71,10 @@ impl Network {
             breaks: 0,
         };
         network.world.keep_items = true;
-        if std::env::var_os("TRACE").is_some() { let w = std::mem::replace(&mut network.world, World::new(seed)); network.world = w.with_trace(); }
+        if std::env::var_os("TRACE").is_some() {
+            let w = std::mem::replace(&mut network.world, World::new(seed));
+            network.world = w.with_trace();
+        }
         // Links that grow old are replaced, which is no fault.
         if roll(dice, 3) == 0 {
             let limit = Duration::from_secs(2 + roll(dice, 20) as u64);
@@ -185,7 +188,9 @@ impl Network {
     pub fn absorb(&mut self, frozen: Duration) {
         for host in 0..self.hosts.len() {
             let Host { process, dialling: Some(op), .. } = self.hosts[host] else { continue };
-            let Some((_, result)) = self.world.processes[process].done.remove(&op) else { continue };
+            let Some((_, result)) = self.world.processes[process].done.remove(&op) else {
+                continue;
+            };
             self.hosts[host].dialling = None;
             let Ok(Value::Connection(connection)) = result else { continue };
             self.hosts[host].connection = Some(connection);

@@ -453,7 +453,11 @@ impl World {
         let filtered = (*record || copies.is_some()).then(|| {
             tap.pass(bytes, |message| {
                 if *record {
-                    if std::env::var_os("TRACE").is_some() && format!("{message:?}").contains("Publish(") { dbg_message(now, link, message); }
+                    if std::env::var_os("TRACE").is_some()
+                        && format!("{message:?}").contains("Publish(")
+                    {
+                        dbg_message(now, link, message);
+                    }
                     trace.push((link.clone(), message.clone()));
                 }
                 copies.as_mut().map_or(1, |copies| copies(link, message))
@@ -647,13 +651,34 @@ fn new_node(name: &str, seed: u64) -> Node {
 
 fn dbg_message(now: Duration, link: &str, message: &slim::wire::Message) {
     use slim::wire::MessageType;
-    let short = |n: Option<&slim::wire::Name>| n.and_then(Name::from_wire).map(|n| n.to_string()).unwrap_or_default().chars().take(26).collect::<String>();
+    let short = |n: Option<&slim::wire::Name>| {
+        n.and_then(Name::from_wire)
+            .map(|n| n.to_string())
+            .unwrap_or_default()
+            .chars()
+            .take(26)
+            .collect::<String>()
+    };
     match &message.message_type {
         Some(MessageType::Publish(p)) => {
             let (h, s) = (p.header.clone().unwrap(), p.session.unwrap());
             let c = format!("{:?}", p.msg.as_ref().map(|m| &m.content_type));
-            eprintln!("    {:>9.3} {link} {:?} s={} m={} {} -> {} fan={} {}", now.as_secs_f64(), s.session_message_type(), s.session_id, s.message_id, short(h.source.as_ref()), short(h.destination.as_ref()), h.fanout, if std::env::var("TRACE").as_deref() == Ok("2") { &c } else { "" });
+            eprintln!(
+                "    {:>9.3} {link} {:?} s={} m={} {} -> {} fan={} {}",
+                now.as_secs_f64(),
+                s.session_message_type(),
+                s.session_id,
+                s.message_id,
+                short(h.source.as_ref()),
+                short(h.destination.as_ref()),
+                h.fanout,
+                if std::env::var("TRACE").as_deref() == Ok("2") { &c } else { "" }
+            );
         }
-        other => eprintln!("    {:>9.3} {link} {:?}", now.as_secs_f64(), format!("{other:?}").chars().take(300).collect::<String>()),
+        other => eprintln!(
+            "    {:>9.3} {link} {:?}",
+            now.as_secs_f64(),
+            format!("{other:?}").chars().take(300).collect::<String>()
+        ),
     }
 }

@@ -455,6 +455,35 @@ fn spec03_17_a_doubled_message_of_any_kind_breaks_nothing() {
     life(Box::new(|_, _, _| 2), true, "everything twice");
 }
 
+#[test]
+fn who_could_not_be_reached_is_given_what_it_missed() {
+    let mut crowd = Crowd::together(true);
+    crowd.talk(&[0, 1, 2, 3], "before");
+    crowd.copies = Box::new(|from, to, _| usize::from(from != 3 && to != 3));
+    crowd.run(70 * T);
+    assert_eq!(crowd.others(0), [(1, true), (2, true), (3, false)]);
+    for text in ["one", "two"] {
+        let op = crowd.publish(0, text);
+        assert_eq!(crowd.result(op), Ok(()), "nobody waits for who is offline");
+    }
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(25 * T);
+    assert_eq!(crowd.others(0), [(1, true), (2, true), (3, true)]);
+    let op = crowd.publish(0, "three");
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(T);
+    assert!(crowd.seen[3].messages.ends_with(&["one", "two", "three"].map(str::to_owned)));
+    assert_eq!(crowd.count(0, T::RtxReply), 2);
+    // Who leaves does not ask.
+    crowd.copies = Box::new(|from, to, _| usize::from(from != 3 && to != 3));
+    crowd.run(70 * T);
+    let op = crowd.publish(0, "four");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert!(matches!(crowd.remove(3), Err(Error::Undelivered(_))));
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 2], "without it");
+
 fn names_of(crowd: &Crowd, at: usize) -> Vec<String> {
     let key = crowd.sessions[at].expect("a session");
     let found = crowd.apps[at].participants(key).expect("a session");
