@@ -182,20 +182,24 @@ impl Group {
         }
     }
 
-    /// One of them sees these, sooner or later.
+    /// One of them sees these, sooner or later. What it says of itself does not count: a wheel that
+    /// was away calls itself offline for ever.
     fn sees(&mut self, at: usize, states: &[(usize, &str)]) {
-        let words =
-            states.iter().map(|(other, state)| format!("{} {state}", self.members[*other].name));
+        let others = states.iter().filter(|(other, _)| *other != at);
+        let words = others.map(|(other, state)| format!("{} {state}", self.members[*other].name));
         let mut expected: Vec<String> = words.collect();
         expected.sort();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let found = self.members[at].participants();
+            let member = &mut self.members[at];
+            let own = format!("{} ", member.name);
+            let mut found = member.participants();
+            assert!(found.iter().any(|line| line.starts_with(&own)), "{own} is not there");
+            found.retain(|line| !line.starts_with(&own));
             if found == expected {
                 return;
             }
-            let name = &self.members[at].name;
-            assert!(Instant::now() < deadline, "{name} sees {found:?}, not {expected:?}");
+            assert!(Instant::now() < deadline, "{own}sees {found:?}, not {expected:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -297,4 +301,228 @@ cells! {
     node_wheel_ours_invites_both:    Wheel, Ours,  [Ours, Wheel, Wheel];
     node_wheel_wheel_invites_both:   Wheel, Wheel, [Wheel, Ours, Ours];
     node_wheel_ours_invites_ours:    Wheel, Ours,  [Ours, Ours, Ours];
+}
+
+/// Four who are all in the group.
+fn four(setting: &Setting<'_>, moderator: Who, participants: [Who; 3]) -> Group {
+    let mut group = three_of_four(setting, moderator, participants);
+    group.members[0].tell("invite org/ns/p3", "invited org/ns/p3");
+    group.agree(&[0, 1, 2, 3]);
+    group
+}
+
+/// One goes away and comes back: everybody sees it. Ours gets nothing of what was said meanwhile; a
+/// wheel asks for what it has missed of those whom it heard before, and gets it.
+fn soft_close(node: Who, moderator: Who, participants: [Who; 3], who: usize) {
+    let _turn = Turn::take();
+    let node = Node::start(node, "");
+    let mut group = four(&Setting::new(&node), moderator, participants);
+    let others: Vec<usize> = (0..4).filter(|at| *at != who).collect();
+    let kind = [moderator, participants[0], participants[1], participants[2]][who];
+    for round in 1..=2 {
+        group.members[who].tell("suspend", "! suspended");
+        let state = |at: usize| if at == who { "offline" } else { "online" };
+        let seen: Vec<(usize, &str)> = (0..4).map(|at| (at, state(at))).collect();
+        for at in &others {
+            group.sees(*at, &seen);
+        }
+        let (gone, back) = (format!("gone {round}"), format!("back {round}"));
+        group.talk(&others, &gone);
+        group.members[who].tell("rejoin", "! back");
+        group.agree(&[0, 1, 2, 3]);
+        group.talk(&[0, 1, 2, 3], &back);
+        group.check(&[(&back, &[0, 1, 2, 3])]);
+        if kind == Ours {
+            group.check(&[(&gone, &others)]);
+        } else {
+            for from in &others {
+                let line = format!("{} > {gone} from {from}", group.members[*from].name);
+                let expected = usize::from(round > 1);
+                assert_eq!(group.members[who].got(&line), expected, "{line}");
+            }
+        }
+    }
+    assert!(group.members.iter().all(|member| member.process.count("lost") == 0));
+}
+
+#[test]
+fn spec03_35_a_wheel_goes_away_and_comes_back() {
+    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 1);
+    soft_close(Wheel, Wheel, [Wheel, Ours, Ours], 1);
+}
+
+#[test]
+fn spec03_35_ours_goes_away_and_comes_back() {
+    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 1);
+    soft_close(Wheel, Ours, [Ours, Wheel, Wheel], 1);
+}
+
+#[test]
+fn spec03_35_a_moderator_goes_away_and_comes_back() {
+    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 0);
+    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 0);
+}
+
+/// Members that only send or only receive: nobody waits for an acknowledgement of the first, and the
+/// second says nothing.
+#[test]
+fn spec03_29_wheels_that_only_send_or_only_receive() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    // A publish that waited for one acknowledgement too many would take 20 s.
+    let setting = Setting { retry: (2000, 9), ..Setting::new(&node) };
+    let sends = setting.participant_with(Wheel, "org/ns/p1", &["--direction", "SEND"]);
+    let receives = setting.participant_with(Wheel, "org/ns/p2", &["--direction", "RECV"]);
+    let both = setting.participant(Ours, "org/ns/p3");
+    let invites = ["org/ns/p1", "org/ns/p2", "org/ns/p3"];
+    let moderator = setting.moderator(Ours, "org/ns/mod", &invites);
+    let mut group = Group { members: vec![moderator, sends, receives, both] };
+    group.agree(&[0, 1, 2, 3]);
+    let begun = Instant::now();
+    for (from, name) in [(0, "mod"), (1, "p1"), (3, "p3")] {
+        let said = format!("from {from}");
+        group.members[from].tell(&said, "delivered");
+        for at in [0, 2, 3].into_iter().filter(|at| *at != from) {
+            let line = format!("org/ns/{name} > {said}");
+            group.members[at].process.wait_for(&line, |known| known == line);
+        }
+        let line = format!("org/ns/{name} > {said}");
+        assert_eq!(group.members[1].got(&line), 0);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(15), "an acknowledgement was waited for");
+    group.members[2].tell("nothing", "cannot send messages");
+    assert!(group.members.iter().all(|member| member.got("org/ns/p2 > nothing") == 0));
+}
+
+/// One dies while the others talk: they get everything, a publish of ours says who did not, and all
+/// see who is gone.
+fn killed(node: Who, moderator: Who, participants: [Who; 3], dies: usize) {
+    let _turn = Turn::take();
+    let node = Node::start(node, "");
+    let setting = Setting { retry: (300, 4), ..Setting::new(&node) };
+    let mut group = four(&setting, moderator, participants);
+    let who = [moderator, participants[0], participants[1], participants[2]];
+    group.talk(&[0, 1, 2, 3], "all");
+    group.members[dies].process.kill();
+    let rest: Vec<usize> = (0..4).filter(|at| *at != dies).collect();
+    let state = |at: usize| if at == dies { "offline" } else { "online" };
+    let seen: Vec<(usize, &str)> = (0..4).map(|at| (at, state(at))).collect();
+    for from in &rest {
+        let said = format!("who is there, from {from}");
+        // The published one calls this delivered.
+        let end = match who[*from] {
+            Ours => format!("not acknowledged by {}", group.members[dies].name),
+            Wheel => "delivered".to_owned(),
+        };
+        group.members[*from].tell(&said, &end);
+        let line = format!("{} > {said}", group.members[*from].name);
+        for at in rest.iter().filter(|at| *at != from) {
+            group.members[*at].process.wait_for(&line, |known| known == line);
+            assert_eq!(group.members[*at].got(&line), 1);
+        }
+        group.sees(*from, &seen);
+    }
+    // Now that they know nobody waits for it.
+    group.talk(&rest, "rest");
+    if dies != 0 {
+        let name = group.members[dies].name.clone();
+        group.members[0].process.tell(&format!("remove {name}"));
+        group.agree(&rest);
+    }
+}
+
+#[test]
+fn c29_a_wheel_is_killed() {
+    killed(Ours, Ours, [Wheel, Ours, Wheel], 1);
+    killed(Wheel, Wheel, [Wheel, Ours, Ours], 1);
+}
+
+#[test]
+fn c29_ours_is_killed() {
+    killed(Ours, Wheel, [Ours, Wheel, Ours], 1);
+    killed(Wheel, Ours, [Ours, Wheel, Wheel], 1);
+}
+
+#[test]
+fn c29_the_moderator_is_killed() {
+    killed(Ours, Ours, [Wheel, Ours, Wheel], 0);
+    killed(Ours, Wheel, [Ours, Wheel, Ours], 0);
+}
+
+/// The node goes and comes back: the group goes on.
+fn node_restarts(node: Who, moderator: Who, participants: [Who; 3]) {
+    let _turn = Turn::take();
+    let mut started = Node::start(node, "");
+    let port = started.port;
+    let mut group = four(&Setting::new(&started), moderator, participants);
+    group.talk(&[0, 1, 2, 3], "before");
+    match node {
+        // A wheel whose next attempt is reset by a dying node never makes another.
+        Ours => {
+            started.process.signal("-TERM");
+            started.process.expect_success();
+        }
+        Wheel => started.process.kill(),
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let node = Node::on_port(node, "", port);
+    // Best told by what arrives: each says something until all others have heard it.
+    group.agree(&[0, 1, 2, 3]);
+    for from in 0..4 {
+        let deadline = Instant::now() + PATIENCE;
+        let line = format!("{} > are you back?", group.members[from].name);
+        while (0..4).any(|at| at != from && group.members[at].got(&line) == 0) {
+            assert!(Instant::now() < deadline, "{line} does not arrive");
+            group.members[from].process.tell("are you back?");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+    group.agree(&[0, 1, 2, 3]);
+    group.talk(&[0, 1, 2, 3], "after");
+    group.members[0].tell("remove org/ns/p2", "removed org/ns/p2");
+    group.agree(&[0, 1, 3]);
+    group.check(&[("before", &[0, 1, 2, 3]), ("after", &[0, 1, 2, 3])]);
+    drop(node);
+}
+
+#[test]
+fn c18_a_group_survives_a_restart_of_our_node() {
+    node_restarts(Ours, Ours, [Ours, Wheel, Wheel]);
+    node_restarts(Ours, Wheel, [Wheel, Ours, Ours]);
+}
+
+#[test]
+fn c18_a_group_survives_a_restart_of_the_wheels_node() {
+    // Ours alone: see above.
+    node_restarts(Wheel, Ours, [Ours, Ours, Ours]);
+}
+
+/// What cannot be done says why, and the group goes on.
+#[test]
+fn c27_invitations_that_come_to_nothing() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    let setting = Setting { retry: (200, 4), ..Setting::new(&node) };
+    let mut group = three_of_four(&setting, Ours, [Wheel, Ours, Wheel]);
+    let secret = "quite another secret of 32 or more bytes";
+    let _stranger = setting.participant_with(Wheel, "org/ns/stranger", &["--secret", secret]);
+    for (at, line, answer) in [
+        (0, "invite org/ns/p1", "participant already in group: org/ns/p1"),
+        (0, "invite org/ns/mod", "nobody valid answered for org/ns/mod"),
+        (0, "invite org/ns/nobody", "nobody valid answered for org/ns/nobody"),
+        (0, "invite org/ns/stranger", "nobody valid answered for org/ns/stranger"),
+        (0, "invite org/ns", "org/ns"),
+        (0, "remove org/ns/nobody", "participant not found in group: org/ns/nobody"),
+        (1, "invite org/ns/p3", "only initiator can modify participants"),
+        (2, "invite org/ns/p3", "only initiator can modify participants"),
+        (2, "remove org/ns/p1", "only initiator can modify participants"),
+    ] {
+        let begun = Instant::now();
+        group.members[at].tell(line, answer);
+        assert!(begun.elapsed() < Duration::from_secs(3), "{line}: {:?}", begun.elapsed());
+    }
+    group.agree(&[0, 1, 2]);
+    group.members[0].tell("invite org/ns/p3", "invited org/ns/p3");
+    group.agree(&[0, 1, 2, 3]);
+    group.talk(&[0, 1, 2, 3], "fine");
 }
