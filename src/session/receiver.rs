@@ -195,7 +195,8 @@ impl Receiver {
     /// would repeat it for ever.
     fn is_missed(&self, id: u32, now: Instant) -> bool {
         let Some(Begun { before, first, when }) = self.begun else { return false };
-        let after = |a: u32, b: u32| (1..=MODULUS / 2).contains(&(a.wrapping_sub(b) & (MODULUS - 1)));
+        let after =
+            |a: u32, b: u32| (1..=MODULUS / 2).contains(&(a.wrapping_sub(b) & (MODULUS - 1)));
         after(first, id)
             && before.is_none_or(|before| after(id, before))
             && now < when + self.retry.total()

@@ -483,6 +483,7 @@ fn who_could_not_be_reached_is_given_what_it_missed() {
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(25 * T);
     crowd.agree(&[0, 1, 2], "without it");
+}
 
 fn names_of(crowd: &Crowd, at: usize) -> Vec<String> {
     let key = crowd.sessions[at].expect("a session");
