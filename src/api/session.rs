@@ -114,6 +114,32 @@ impl Session {
     /// Publishes without waiting: the operation ends when every receiver has acknowledged the
     /// message, or with [`Error::Undelivered`]. [`Error::Limit`]: the queue is full.
     pub fn publish_start(&self, payload: &[u8], options: &PublishOptions) -> Result<Op> {
+        let key = self.shared.key;
+        self.start(payload, options, |payload, completion| {
+            Command::Publish(key, payload, completion)
+        })
+    }
+
+    /// Answers the sender of `message`, and nobody else, without waiting: see
+    /// [`Session::publish_start`].
+    pub fn publish_to_start(
+        &self,
+        message: &Message,
+        payload: &[u8],
+        options: &PublishOptions,
+    ) -> Result<Op> {
+        let (key, to) = (self.shared.key, message.source.clone());
+        self.start(payload, options, |payload, completion| {
+            Command::PublishTo(key, to, payload, completion)
+        })
+    }
+
+    fn start(
+        &self,
+        payload: &[u8],
+        options: &PublishOptions,
+        command: impl FnOnce(Payload, Completion) -> Command,
+    ) -> Result<Op> {
         let payload = self.prepare(payload, options)?;
         let full = |error| match error {
             Error::Timeout(_) => Error::Limit("the session's send queue is full".to_owned()),
@@ -124,7 +150,7 @@ impl Session {
         let slot = OpSlot::new();
         let answer = Some(Answer(Arc::clone(&slot)));
         let completion = Completion::Publish(Counted::new(&self.shared, number), answer);
-        self.node.send(Command::Publish(self.shared.key, payload, completion))?;
+        self.node.send(command(payload, completion))?;
         Ok(Op::new(slot, &self.app, "waiting for the message to be acknowledged"))
     }
 

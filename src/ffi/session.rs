@@ -122,7 +122,8 @@ pub struct slim_publish_options {
     pub metadata_len: usize,
 }
 
-/// Opens a session to `destination` and waits until the peer has joined.
+/// Opens a session to `destination` and waits until the peer has joined. A group is there at once,
+/// with nobody else in it; with anycast nobody is looked for before the first message.
 ///
 /// `options` may be NULL for a reliable point-to-point session.
 /// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
@@ -340,8 +341,9 @@ pub unsafe extern "C" fn slim_session_publish_to(
 /// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
 ///
 /// `message` is NULL, or the message to reply to.
-/// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED; UNDELIVERED comes with
-/// the operation.
+/// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED. With the operation come UNDELIVERED,
+/// NOT_ALLOWED (this side is suspended, or only receives) and NOT_FOUND (who is to be answered has
+/// left).
 ///
 /// # Safety
 /// As the header says.
@@ -360,12 +362,13 @@ pub unsafe extern "C" fn slim_session_publish_start(
         // SAFETY: promised by the caller.
         let (session, data, options) =
             unsafe { (handle(session, "session")?, bytes(data, len)?, read_publish(options)?) };
-        if !message.is_null() {
-            // Both ends of a point-to-point session are fixed: there is nobody else to answer.
+        let op = if message.is_null() {
+            session.session.publish_start(data, &options)?
+        } else {
             // SAFETY: promised by the caller.
-            unsafe { handle(message, "message")? }.message()?;
-        }
-        let op = session.session.publish_start(data, &options)?;
+            let message = unsafe { handle(message, "message")? }.message()?;
+            session.session.publish_to_start(message, data, &options)?
+        };
         // SAFETY: checked not to be NULL.
         unsafe { give(place, slim_op::new(op)) };
         Ok(())
@@ -398,7 +401,8 @@ unsafe fn read_publish(options: *const slim_publish_options) -> Result<PublishOp
 }
 
 /// Waits until all that this session published before the call is acknowledged or given up.
-/// Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
+/// Errors: UNDELIVERED, NOT_ALLOWED and NOT_FOUND as with slim_session_publish_start() (the first
+/// that there was since the last flush), TIMEOUT, CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -623,6 +627,7 @@ pub unsafe extern "C" fn slim_session_participants(
 }
 
 /// Ends the session and waits until the peer knows. What was published before is waited for first.
+/// A group ends for all when its moderator does this; another member leaves it.
 ///
 /// Calls that wait on the session in other threads return CLOSED. The handle still has to be
 /// freed.
