@@ -145,7 +145,7 @@ typedef enum {
     // is then kept.
     SLIM_SESSION_POINT_TO_POINT = 1,
     // With everyone who was invited; the destination is the group's name. The creator is its
-    // moderator. Not in this version.
+    // moderator: it invites and removes.
     SLIM_SESSION_GROUP = 2,
 } slim_session_kind;
 
@@ -215,9 +215,10 @@ typedef struct {
     int32_t kind;
     // 0: reliable (acknowledged, in order, sent again); 1: best effort.
     int32_t delivery;
-    // 0: unicast, one instance for the whole session; 1: anycast. Only 0 in this version.
+    // 0: unicast, one instance for the whole session; 1: anycast, any instance for each message,
+    // found anew each time. What they answer comes out of one inbox.
     int32_t addressing;
-    // 0: both ways. Others are not in this version.
+    // 0: both ways; 1: this side only publishes; 2: it only receives; 3: neither.
     int32_t direction;
     // 1: events come out of slim_session_receive(), too. Default: 0, no.
     int32_t events;
@@ -463,6 +464,11 @@ slim_status slim_app_set_route(slim_app *app,
 // Errors: INVALID_NAME, NOT_FOUND, CLOSED.
 SLIM_API slim_status slim_app_remove_route(slim_app *app, const char *name, uint64_t connection);
 
+// Which way data goes in sessions that others open to this app from now on: the values of
+// slim_session_options.direction.
+// Errors: INVALID_ARGUMENT, CLOSED.
+SLIM_API slim_status slim_app_set_direction(slim_app *app, int32_t direction);
+
 // Waits for a session that somebody else opened to this app.
 //
 // The session is ready for use and belongs to the caller.
@@ -490,7 +496,8 @@ SLIM_API slim_status slim_app_next_done(slim_app *app, uint64_t *tag);
 // allowed.
 SLIM_API void slim_app_free(slim_app *app);
 
-// Opens a session to `destination` and waits until the peer has joined.
+// Opens a session to `destination` and waits until the peer has joined. A group is there at once,
+// with nobody else in it; with anycast nobody is looked for before the first message.
 //
 // `options` may be NULL for a reliable point-to-point session.
 // Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
@@ -546,8 +553,9 @@ slim_status slim_session_publish_to(slim_session *session,
 // Publishes without waiting: `op` ends when every receiver has acknowledged the message.
 //
 // `message` is NULL, or the message to reply to.
-// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED; UNDELIVERED comes with
-// the operation.
+// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED. With the operation come UNDELIVERED,
+// NOT_ALLOWED (this side is suspended, or only receives) and NOT_FOUND (who is to be answered has
+// left).
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_publish_start(slim_session *session,
@@ -558,7 +566,8 @@ slim_status slim_session_publish_start(slim_session *session,
                                        slim_op **op);
 
 // Waits until all that this session published before the call is acknowledged or given up.
-// Errors: UNDELIVERED (at least one message since the last flush), TIMEOUT, CLOSED.
+// Errors: UNDELIVERED, NOT_ALLOWED and NOT_FOUND as with slim_session_publish_start() (the first
+// that there was since the last flush), TIMEOUT, CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_flush(slim_session *session, int32_t timeout_ms);
 
 // Waits for the next message of this session, or event if those were asked for. Free it with
@@ -582,26 +591,31 @@ SLIM_API slim_status slim_session_set_events(slim_session *session, int32_t even
 // session is closed; a negative status on failure. The rules of slim_app_fd() apply.
 SLIM_API int32_t slim_session_fd(slim_session *session);
 
-// Invites the app called `name` into a group and waits until it has joined. Groups are not in
-// this version.
-// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+// Invites an app into the group and waits until it has joined and the other members know. `name`
+// may have an ID; without one, any instance of that name is invited.
+// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
+// NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
+// valid answered), TIMEOUT (the invitation is taken back), CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_invite(slim_session *session,
                                 const char *name,
                                 int32_t timeout_ms);
 
-// Invites without waiting: `op` ends when slim_session_invite() would have returned.
-// Errors: as slim_session_invite().
+// Invites without waiting: `op` ends when slim_session_invite() would have returned. Invitations
+// and removals are carried out one after another.
+// Errors: INVALID_NAME, NOT_ALLOWED, CLOSED; the others come from `op`.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_invite_start(slim_session *session,
                                       const char *name,
                                       slim_op **op);
 
-// Removes a participant from a group and waits until the group knows. Groups are not in this
-// version.
-// Errors: INVALID_NAME, NOT_ALLOWED (a point-to-point session), CLOSED.
+// Removes a participant from the group and waits until it and the other members know. `name` may
+// have an ID; without one it must fit one participant alone.
+// Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
+// are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
+// but did not confirm it), TIMEOUT (removing goes on), CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_remove(slim_session *session,
@@ -609,12 +623,24 @@ slim_status slim_session_remove(slim_session *session,
                                 int32_t timeout_ms);
 
 // Removes without waiting: `op` ends when slim_session_remove() would have returned.
-// Errors: as slim_session_remove().
+// Errors: INVALID_NAME, NOT_ALLOWED, CLOSED; the others come from `op`.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_remove_start(slim_session *session,
                                       const char *name,
                                       slim_op **op);
+
+// Goes away from the group for a while and waits until the other members know: they see this side
+// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays
+// a member.
+// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
+// goes on), CLOSED.
+SLIM_API SLIM_CHECKED slim_status slim_session_suspend(slim_session *session, int32_t timeout_ms);
+
+// Comes back after slim_session_suspend(), and waits until the other members know.
+// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), TIMEOUT (it goes
+// on), CLOSED.
+SLIM_API SLIM_CHECKED slim_status slim_session_rejoin(slim_session *session, int32_t timeout_ms);
 
 // Gives out who takes part, this side first. Free the list with slim_participants_free().
 // Errors: TIMEOUT, CLOSED.
@@ -625,6 +651,7 @@ slim_status slim_session_participants(slim_session *session,
                                       slim_participants **participants);
 
 // Ends the session and waits until the peer knows. What was published before is waited for first.
+// A group ends for all when its moderator does this; another member leaves it.
 //
 // Calls that wait on the session in other threads return CLOSED. The handle still has to be
 // freed.

@@ -145,6 +145,11 @@ fn events() {
 }
 
 #[test]
+fn group() {
+    run("group");
+}
+
+#[test]
 fn fork() {
     run("fork");
 }

@@ -480,9 +480,9 @@ pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
 
 /// Invites an app into the group and waits until it has joined and the other members know. `name`
 /// may have an ID; without one, any instance of that name is invited.
-/// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group), NOT_ALLOWED
-/// (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody valid answered),
-/// TIMEOUT (the invitation is taken back), CLOSED.
+/// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
+/// NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
+/// valid answered), TIMEOUT (the invitation is taken back), CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -570,10 +570,10 @@ pub unsafe extern "C" fn slim_session_remove_start(
 }
 
 /// Goes away from the group for a while and waits until the other members know: they see this side
-/// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays a
-/// member.
-/// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it goes
-/// on), CLOSED.
+/// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays
+/// a member.
+/// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
+/// goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.

@@ -150,6 +150,24 @@ static inline void hear(slim_session *session, const char *text)
     slim_message_free(message);
 }
 
+/* The next item is this event. */
+static inline slim_message *event(slim_session *session, int32_t kind, const char *source)
+{
+    slim_message_fields fields = SLIM_MESSAGE_FIELDS_INIT;
+    slim_message *message = NULL;
+
+    CHECK(gets_readable(slim_session_fd(session)));
+    OK(slim_session_receive(session, 0, &message));
+    OK(slim_message_view(message, &fields));
+    if (fields.kind != kind || strcmp(fields.source, source) != 0) {
+        fprintf(stderr, "event %d of \"%s\", not %d\n", (int)fields.kind, fields.source, (int)kind);
+        _exit(1);
+    }
+    CHECK(fields.is_reply == 0 && fields.connection == 0 && fields.metadata_len == 0);
+    CHECK(strcmp(fields.destination, "") == 0 && strcmp(fields.payload_type, "") == 0);
+    return message;
+}
+
 /* Two apps on one node, and a session between them. */
 struct talk {
     slim_node *node;

@@ -54,6 +54,7 @@ static void all_refuse(void)
     FORKED(slim_app_unsubscribe(talk->alice, "org/ns/x", 1, PATIENCE));
     FORKED(slim_app_set_route(talk->alice, "org/ns/x", 1));
     FORKED(slim_app_remove_route(talk->alice, "org/ns/x", 1));
+    FORKED(slim_app_set_direction(talk->alice, 0));
     FORKED(slim_app_accept(talk->alice, SLIM_WAIT_FOREVER, &session));
     CHECK(slim_app_fd(talk->alice) == SLIM_ERR_FORKED);
     FORKED(slim_app_next_done(talk->alice, &number));
@@ -70,6 +71,8 @@ static void all_refuse(void)
     FORKED(slim_session_invite_start(talk->ours, "org/ns/x", &op));
     FORKED(slim_session_remove(talk->ours, "org/ns/x", PATIENCE));
     FORKED(slim_session_remove_start(talk->ours, "org/ns/x", &op));
+    FORKED(slim_session_suspend(talk->ours, PATIENCE));
+    FORKED(slim_session_rejoin(talk->ours, PATIENCE));
     FORKED(slim_session_participants(talk->ours, PATIENCE, &participants));
     FORKED(slim_session_close(talk->ours, PATIENCE));
     FORKED(slim_message_view(parent.message, &fields));

@@ -90,6 +90,7 @@ static void apps(struct talk *talk)
     NIL("name", slim_app_set_route(talk->alice, NULL, 1));
     NIL("app", slim_app_remove_route(NULL, name, 1));
     NIL("name", slim_app_remove_route(talk->alice, NULL, 1));
+    NIL("app", slim_app_set_direction(NULL, 0));
     NIL("app", slim_app_accept(NULL, 0, &session));
     NIL("session", slim_app_accept(talk->alice, 0, NULL));
     CHECK(slim_app_fd(NULL) == SLIM_ERR_INVALID_ARGUMENT);
@@ -139,6 +140,8 @@ static void sessions(struct talk *talk, slim_message *said)
     NIL("session", slim_session_remove_start(NULL, name, &op));
     NIL("name", slim_session_remove_start(talk->ours, NULL, &op));
     NIL("op", slim_session_remove_start(talk->ours, name, NULL));
+    NIL("session", slim_session_suspend(NULL, 0));
+    NIL("session", slim_session_rejoin(NULL, 0));
     NIL("session", slim_session_participants(NULL, 0, &participants));
     NIL("participants", slim_session_participants(talk->ours, 0, NULL));
     NIL("session", slim_session_close(NULL, 0));

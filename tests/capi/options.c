@@ -39,8 +39,9 @@ static slim_status open_with(struct talk *talk, const slim_session_options *opti
         CHECK(session == POISON && op == POISON);
         return st;
     }
-    OK(slim_app_accept(talk->bob, PATIENCE, &theirs));
+    /* With anycast the first message looks for somebody. */
     say(session, "hello");
+    OK(slim_app_accept(talk->bob, PATIENCE, &theirs));
     hear(theirs, "hello");
     slim_session_free(session);
     slim_session_free(theirs);
@@ -160,18 +161,16 @@ static void ranges(struct talk *talk)
 
     FIELD(kind, -1, SLIM_ERR_INVALID_ARGUMENT, "options.kind is -1");
     FIELD(kind, 1, SLIM_OK, "");
-    FIELD(kind, 2, SLIM_ERR_UNSUPPORTED, "options.kind");
     FIELD(kind, 3, SLIM_ERR_INVALID_ARGUMENT, "options.kind is 3");
     FIELD(kind, INT32_MAX, SLIM_ERR_INVALID_ARGUMENT, "options.kind is 2147483647");
     FIELD(delivery, -1, SLIM_ERR_INVALID_ARGUMENT, "options.delivery is -1");
     FIELD(delivery, 1, SLIM_OK, "");
     FIELD(delivery, 2, SLIM_ERR_INVALID_ARGUMENT, "options.delivery is 2");
     FIELD(addressing, -1, SLIM_ERR_INVALID_ARGUMENT, "options.addressing is -1");
-    FIELD(addressing, 1, SLIM_ERR_UNSUPPORTED, "options.addressing");
+    FIELD(addressing, 1, SLIM_OK, "");
     FIELD(addressing, 2, SLIM_ERR_INVALID_ARGUMENT, "options.addressing is 2");
     FIELD(direction, -1, SLIM_ERR_INVALID_ARGUMENT, "options.direction is -1");
-    FIELD(direction, 1, SLIM_ERR_UNSUPPORTED, "options.direction");
-    FIELD(direction, 3, SLIM_ERR_UNSUPPORTED, "options.direction");
+    FIELD(direction, 1, SLIM_OK, "");
     FIELD(direction, 4, SLIM_ERR_INVALID_ARGUMENT, "options.direction is 4");
     FIELD(events, -1, SLIM_ERR_INVALID_ARGUMENT, "options.events is -1");
     FIELD(events, 1, SLIM_OK, "");
@@ -187,6 +186,49 @@ static void ranges(struct talk *talk)
     FIELD(mls_header_check, -2, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is -2");
     FIELD(mls_header_check, 101, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is 101");
     FIELD(metadata_len, 1, SLIM_ERR_INVALID_ARGUMENT, "metadata_len is 1");
+}
+
+/* What a session is for, and which way data goes in it. */
+static void kinds(struct talk *talk)
+{
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    slim_session_fields known = SLIM_SESSION_FIELDS_INIT;
+    slim_session *session = NULL, *theirs = NULL;
+    slim_op *op = NULL;
+
+    options.kind = SLIM_SESSION_GROUP;
+    OK(slim_session_open(talk->alice, &options, "org/ns/chat", PATIENCE, &session));
+    OK(slim_session_view(session, &known));
+    CHECK(known.kind == SLIM_SESSION_GROUP && known.initiator == 1);
+    CHECK(strcmp(known.destination, "org/ns/chat") == 0);
+    slim_session_free(session);
+    session = POISON;
+    options.addressing = 1;
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT,
+           slim_session_open(talk->alice, &options, "org/ns/chat", PATIENCE, &session));
+    SAYS("org/ns/chat is a group");
+    CHECK(session == POISON);
+
+    options.kind = SLIM_SESSION_POINT_TO_POINT;
+    options.addressing = 0;
+    for (options.direction = 2; options.direction <= 3; options.direction++) {
+        session = theirs = NULL;
+        open_between(talk->alice, talk->bob, &options, &session, &theirs);
+        OK(slim_session_publish_start(session, NULL, "x", 1, NULL, &op));
+        EXPECT(SLIM_ERR_NOT_ALLOWED, slim_op_wait(op, PATIENCE));
+        SAYS("only receives");
+        slim_op_free(op);
+        say(session, "x");
+        EXPECT(SLIM_ERR_NOT_ALLOWED, slim_session_flush(session, PATIENCE));
+        say(theirs, "hello");
+        if (options.direction == 2)
+            hear(session, "hello");
+        slim_session_free(session);
+        slim_session_free(theirs);
+    }
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT, slim_app_set_direction(talk->bob, 4));
+    SAYS("direction is 4");
+    EXPECT(SLIM_ERR_INVALID_ARGUMENT, slim_app_set_direction(talk->bob, -1));
 }
 
 static void metadata(struct talk *talk)
@@ -258,6 +300,7 @@ int main(void)
     sizes_of_options(&talk);
     sizes_of_fields(&talk);
     ranges(&talk);
+    kinds(&talk);
     metadata(&talk);
     talk_end(&talk);
     return 0;

@@ -78,7 +78,7 @@ static void arguments_and_config(struct talk *talk)
 static void sessions(struct talk *talk)
 {
     static char big[5 * 1024 * 1024];
-    slim_session_options group = SLIM_SESSION_OPTIONS_INIT;
+    slim_session_options secret = SLIM_SESSION_OPTIONS_INIT;
     slim_session *session = POISON;
     slim_message *message = POISON;
     slim_op *op = NULL;
@@ -87,16 +87,14 @@ static void sessions(struct talk *talk)
 
     PROVOKE(SLIM_ERR_TIMEOUT, slim_app_accept(talk->bob, 0, &session), "waiting for a session");
     PROVOKE(SLIM_ERR_TIMEOUT, slim_session_receive(talk->ours, 0, &message), "message");
-    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_invite(talk->ours, "org/ns/carol", 0),
-            "org/ns/carol");
     snprintf(text, sizeof text, "%zu", sizeof big);
     PROVOKE(SLIM_ERR_TOO_LARGE, slim_session_publish(talk->ours, big, sizeof big, NULL, 0), text);
     PROVOKE(SLIM_ERR_NO_ROUTE,
             slim_session_open(talk->alice, NULL, "org/ns/nobody", PATIENCE, &session),
             "org/ns/nobody");
-    group.kind = SLIM_SESSION_GROUP;
-    PROVOKE(SLIM_ERR_UNSUPPORTED, slim_session_open(talk->alice, &group, "org/ns/g", 0, &session),
-            "options.kind");
+    secret.mls = 1;
+    PROVOKE(SLIM_ERR_UNSUPPORTED, slim_session_open(talk->alice, &secret, "org/ns/g", 0, &session),
+            "options.mls");
     CHECK(session == POISON && message == POISON);
 
     /* The queue is full at last, since Bob has no chance to acknowledge all that at once. */
@@ -107,6 +105,73 @@ static void sessions(struct talk *talk)
     } while (st == SLIM_OK);
     PROVOKE(SLIM_ERR_LIMIT, st, "send queue is full");
     CHECK(op == NULL);
+}
+
+/* Who may change a group, and what of it cannot be. */
+static void groups(struct talk *talk)
+{
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *group = NULL, *bobs = NULL;
+    slim_app *other = NULL;
+    slim_op *op = POISON;
+
+    options.kind = SLIM_SESSION_GROUP;
+    options.retry_interval_ms = 50 * (uint32_t)slowness();
+    options.max_retries = 2;
+    OK(slim_session_open(talk->alice, &options, "org/ns/group", PATIENCE, &group));
+
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_invite(talk->ours, "org/ns/carol", 0),
+            "cannot invite participant to point-to-point session: org/ns/carol");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_invite_start(talk->ours, "org/ns/carol", &op),
+            "org/ns/carol");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_remove(talk->ours, "org/ns/carol", 0),
+            "cannot remove participant from point-to-point session: org/ns/carol");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_remove_start(talk->ours, "org/ns/carol", &op),
+            "org/ns/carol");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_suspend(talk->ours, PATIENCE), "point-to-point");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_rejoin(talk->ours, PATIENCE), "point-to-point");
+    CHECK(op == POISON);
+
+    PROVOKE(SLIM_ERR_INVALID_NAME, slim_session_invite(group, "carol", PATIENCE), "carol");
+    PROVOKE(SLIM_ERR_INVALID_NAME, slim_session_remove(group, "carol", PATIENCE), "carol");
+    PROVOKE(SLIM_ERR_NO_ROUTE, slim_session_invite(group, "org/ns/carol", PATIENCE),
+            "org/ns/carol");
+    OK(slim_app_new_with_secret(talk->node, "org/ns/dave", "another secret, of 32 bytes or so",
+                                &other));
+    PROVOKE(SLIM_ERR_NO_ROUTE, slim_session_invite(group, "org/ns/dave", PATIENCE),
+            "nobody valid answered for org/ns/dave");
+    PROVOKE(SLIM_ERR_INVALID_ARGUMENT,
+            slim_session_invite(group, slim_app_name(talk->alice), PATIENCE), "this app itself");
+    PROVOKE(SLIM_ERR_NOT_FOUND, slim_session_remove(group, "org/ns/bob", PATIENCE), "org/ns/bob");
+    OK(slim_session_remove_start(group, "org/ns/bob", &op));
+    PROVOKE(SLIM_ERR_NOT_FOUND, slim_op_wait(op, PATIENCE), "org/ns/bob");
+    slim_op_free(op);
+
+    OK(slim_session_invite(group, "org/ns/bob", PATIENCE));
+    OK(slim_app_accept(talk->bob, PATIENCE, &bobs));
+    PROVOKE(SLIM_ERR_EXISTS, slim_session_invite(group, "org/ns/bob", PATIENCE),
+            "already in group: org/ns/bob");
+    PROVOKE(SLIM_ERR_EXISTS, slim_session_invite(group, slim_app_name(talk->bob), PATIENCE),
+            slim_app_name(talk->bob));
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_invite(bobs, "org/ns/carol", PATIENCE),
+            "only initiator can modify participants");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_remove(bobs, slim_app_name(talk->alice), PATIENCE),
+            "only initiator can modify participants");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_rejoin(bobs, PATIENCE), "not suspended");
+    OK(slim_session_suspend(bobs, PATIENCE));
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_suspend(bobs, PATIENCE), "is suspended");
+    say(bobs, "x");
+    PROVOKE(SLIM_ERR_NOT_ALLOWED, slim_session_flush(bobs, PATIENCE), "suspended");
+    OK(slim_session_rejoin(bobs, PATIENCE));
+
+    OK(slim_session_close(group, PATIENCE));
+    PROVOKE(SLIM_ERR_CLOSED, slim_session_invite(group, "org/ns/carol", PATIENCE), "closed");
+    PROVOKE(SLIM_ERR_CLOSED, slim_session_remove(group, "org/ns/bob", PATIENCE), "closed");
+    PROVOKE(SLIM_ERR_CLOSED, slim_session_suspend(group, PATIENCE), "closed");
+    PROVOKE(SLIM_ERR_CLOSED, slim_session_rejoin(group, PATIENCE), "closed");
+    slim_session_free(bobs);
+    slim_session_free(group);
+    slim_app_free(other);
 }
 
 static void limits(struct talk *talk)
@@ -385,6 +450,7 @@ int main(int argc, char **argv)
     limits(&talk);
     undelivered();
     forked(&talk);
+    groups(&talk);
     sessions(&talk);
     talk_end(&talk);
     refused();
