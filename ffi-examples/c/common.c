@@ -69,7 +69,7 @@ static const struct option known[] = {
     {"iterations", required_argument, NULL, ITERATIONS},
     {"shared-secret", required_argument, NULL, SHARED_SECRET},
     {"sticky", no_argument, NULL, STICKY},
-    {"invites", required_argument, NULL, INVITES}, /* of the group's program: not looked at */
+    {"invites", required_argument, NULL, INVITES},
     {"enable-mls", no_argument, NULL, MLS},
     {"enable-opentelemetry", no_argument, NULL, OTEL},
     {"jwt", required_argument, NULL, JWT},
@@ -87,18 +87,29 @@ static const char *const variables[] = {
 
 static void usage(const char *program)
 {
-    printf("Usage: %s --local NAME [--remote NAME] [--slim URL|JSON] [--message TEXT]\n"
-           "       [--iterations N] [--sticky] --shared-secret SECRET\n"
-           "Names are organization/namespace/service. Without --message it receives and replies.\n"
+    printf("Usage: %s --local NAME [--remote NAME] [--slim URL|JSON] --shared-secret SECRET\n"
+           "  point_to_point: [--message TEXT] [--iterations N] [--sticky]\n"
+           "    Without --message it receives and replies.\n"
+           "  multicast: [--invites NAME]...\n"
+           "    With --remote and --invites it is the moderator of the group --remote.\n"
+           "Names are organization/namespace/service.\n"
            "Each option can also be given as SLIM_LOCAL, SLIM_SHARED_SECRET and so on.\n",
            program);
     exit(0);
 }
 
+static void add_invite(options *o, const char *name)
+{
+    if (o->invites_len == MAX_INVITES)
+        wrong("more than %d --invites", MAX_INVITES);
+    o->invites[o->invites_len++] = name;
+}
+
 options read_options(int argc, char **argv)
 {
     const char *given[COUNT] = {NULL};
-    options o;
+    static char several[4096];
+    options o = {0};
     int which, at;
 
     for (at = 0; at < HELP; at++)
@@ -111,7 +122,17 @@ options read_options(int argc, char **argv)
             wrong("No such option: %s", argv[optind - 1]);
         if (which == HELP)
             usage(argv[0]);
+        if (which == INVITES)
+            add_invite(&o, optarg);
         given[which] = optarg ? optarg : "1";
+    }
+    if (given[INVITES] && !o.invites_len) { /* the variable: separated by white space */
+        char *name;
+        if (strlen(given[INVITES]) >= sizeof several)
+            wrong("SLIM_INVITES is too long.");
+        strcpy(several, given[INVITES]);
+        for (name = strtok(several, " \t\n"); name; name = strtok(NULL, " \t\n"))
+            add_invite(&o, name);
     }
     if (optind < argc)
         wrong("Got unexpected extra argument (%s)", argv[optind]);

@@ -5,15 +5,19 @@
 #include <signal.h>
 #include <slim.h>
 
+#define MAX_INVITES 256
+
 /* What the command line and the environment (SLIM_LOCAL, SLIM_REMOTE, ...) say. */
 typedef struct {
     const char *local;         /* organization/namespace/service of this program */
-    const char *remote;        /* of the other one; NULL if not given */
+    const char *remote;        /* of the other one, or the group; NULL if not given */
     const char *slim;          /* the node: a URL, or a client object in JSON */
     const char *message;       /* NULL: receive */
     const char *shared_secret; /* at least 32 bytes */
     long iterations;
     int sticky;
+    const char *invites[MAX_INVITES];
+    int invites_len;
 } options;
 
 /* Reads them. Ends the program with status 2 where they are wrong. */

@@ -15,7 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* With --sticky: five more tries, every five seconds. A reply may take as long as all tries. */
+/* With --sticky one instance gets every message, with five more tries, every five seconds. Without,
+ * each message goes to any instance, once. A reply may take as long as all tries. */
 #define RETRIES 5
 #define RETRY_MS 5000
 #define REPLY_MS ((RETRIES + 1) * RETRY_MS)
@@ -141,8 +142,8 @@ static int send_messages(slim_app *app, const options *o, uint64_t connection)
         how.max_retries = RETRIES;
         how.retry_interval_ms = RETRY_MS;
     } else {
-        fputs("anycast is not in this version of libslim: best effort to one instance\n", stderr);
         how.delivery = 1;
+        how.addressing = 1;
     }
     if ((st = slim_app_set_route(app, o->remote, connection)) ||
         (st = slim_session_open(app, &how, o->remote, REPLY_MS, &session)))
