@@ -25,6 +25,8 @@ pub(super) struct Moderator {
     waiting: VecDeque<Task>,
     /// Changes that members have not confirmed, since they could not be reached.
     missed: BTreeMap<Name, VecDeque<Change>>,
+    /// What the current task has told, or tells.
+    told: Option<Change>,
     /// Who was removed, but did not confirm it: should they be heard of, they are told again.
     unconfirmed: BTreeSet<Name>,
 }
@@ -65,12 +67,14 @@ enum Step {
     },
 }
 
-/// A member came or went.
+/// A member came or went. It has the same number whenever it is told: whoever knows it already does
+/// nothing but confirm it.
 #[derive(Clone, Debug, PartialEq)]
 struct Change {
     op: GroupUpdateOp,
     participant: Participant,
     name: Name,
+    message_id: u32,
 }
 
 impl Session {
@@ -333,7 +337,8 @@ impl Session {
         self.roster.heard(&peer, message.connection, cx.now.mono);
         // Then the news, then the welcome, back to back (spec 03 section 5).
         let op = GroupUpdateOp::Add;
-        let change = Change { op, participant: participant.clone(), name: peer.clone() };
+        let (participant, name, message_id) = (participant.clone(), peer.clone(), cx.message_id());
+        let change = Change { op, participant, name, message_id };
         let update = self.tell_others(&change, cx);
         let id = cx.message_id();
         let welcome = GroupWelcomePayload { participants: self.everybody(), mls: None };
@@ -353,6 +358,13 @@ impl Session {
     /// nobody has to answer.
     fn tell_others(&mut self, change: &Change, cx: &mut Context<'_>) -> Option<u32> {
         let control = self.channels.as_ref()?.control.clone();
+        if let Some(moderator) = self.moderator() {
+            moderator.told = Some(change.clone());
+            // Whoever has missed something of the same one before does not need to know it any more.
+            for missed in moderator.missed.values_mut() {
+                missed.retain(|known| known.name != change.name);
+            }
+        }
         let others = self.roster.iter().filter(|(name, _)| **name != change.name);
         let (online, offline): (Vec<_>, Vec<_>) = others.partition(|(_, member)| member.online);
         let names = |members: Vec<(&Name, _)>| -> Vec<Name> {
@@ -363,7 +375,7 @@ impl Session {
             return None;
         }
         self.missed_by(offline, change);
-        let mut message = self.update(change, &control, cx);
+        let mut message = self.update(change, &control);
         message.fanout = limits::FANOUT_ALL;
         let id = message.message_id;
         if online.is_empty() {
@@ -374,7 +386,7 @@ impl Session {
         Some(id)
     }
 
-    fn update(&self, change: &Change, to: &Name, cx: &mut Context<'_>) -> Outgoing {
+    fn update(&self, change: &Change, to: &Name) -> Outgoing {
         let mut participants = self.everybody();
         if change.op == GroupUpdateOp::Remove {
             // The list still has whoever goes.
@@ -389,7 +401,7 @@ impl Session {
             participants,
             mls: None,
         });
-        Outgoing::control(SessionMessageType::GroupUpdate, to, cx.message_id(), payload)
+        Outgoing::control(SessionMessageType::GroupUpdate, to, change.message_id, payload)
     }
 
     /// These members have not confirmed a change: they are told when they are heard of again.
@@ -398,9 +410,7 @@ impl Session {
         let Some(moderator) = self.moderator() else { return };
         for name in names {
             let missed = moderator.missed.entry(name.clone()).or_default();
-            // Where somebody went, earlier news of the same one means nothing any more.
-            let gone = change.op == GroupUpdateOp::Remove;
-            missed.retain(|known| known.name != change.name || (!gone && *known != *change));
+            missed.retain(|known| known.name != change.name);
             if missed.len() == limits::MISSED_UPDATES {
                 log::warn!("session {id}: {name} has missed too much, and will not learn it all");
                 missed.pop_front();
@@ -438,7 +448,8 @@ impl Session {
             moderator.missed.remove(&member);
             return self.task_done(Ok(()), cx);
         };
-        let message = self.update(&next, &member, cx);
+        moderator.told = Some(next.clone());
+        let message = self.update(&next, &member);
         let id = message.message_id;
         self.request(message, [member], cx);
         if let Some(Work::CatchUp { update, .. }) = self.current() {
@@ -474,8 +485,18 @@ impl Session {
             Answer::Complete => self.on_request_over(id, Vec::new(), cx),
             Answer::Partial => {}
             Answer::Unexpected => {
+                self.knows(&message.source, id);
                 log::debug!("session {}: an unexpected {kind:?}", self.id);
             }
+        }
+    }
+
+    /// A member that could not be reached, as far as was known, confirms a change all the same. It will
+    /// not be heard again: its second answer has the same number.
+    fn knows(&mut self, member: &Name, id: u32) {
+        let missed = self.moderator().and_then(|moderator| moderator.missed.get_mut(member));
+        if let Some(missed) = missed {
+            missed.retain(|change| change.message_id != id);
         }
     }
 
@@ -551,21 +572,11 @@ impl Session {
 
     /// These members have not confirmed the change that the current task is about.
     fn unreached(&mut self, silent: Vec<Name>) {
-        let change = match self.current() {
-            Some(Work::Add { step: Step::Welcome { peer, .. }, .. }) => {
-                let name = peer.clone();
-                let participant = self.roster.get(&name).map(|member| member.describe(&name));
-                participant.map(|participant| Change { op: GroupUpdateOp::Add, participant, name })
-            }
-            Some(Work::Remove { member: Some(member), .. }) => Some(Change::gone(&member.clone())),
-            Some(Work::Tell { change, .. }) => Some(change.clone()),
-            Some(Work::CatchUp { change, .. }) => change.clone(),
-            _ => None,
-        };
         for name in &silent {
             self.went_offline(name);
         }
-        let (Some(change), Some(moderator)) = (change, self.moderator()) else { return };
+        let Some(moderator) = self.moderator() else { return };
+        let Some(change) = moderator.told.clone() else { return };
         if let Some(Task { work: Work::CatchUp { .. }, .. }) = &moderator.current {
             // It comes before what was missed since.
             for name in silent {
@@ -605,14 +616,14 @@ impl Session {
         if let (Some(peer), Kind::Group) = (peer, self.config.kind) {
             self.keep_unconfirmed(peer.clone());
             self.forget_member(&peer, cx);
-            self.tell_gone(peer);
+            self.tell_gone(peer, cx);
         }
         self.add_failed(error, cx);
     }
 
     /// The others have to learn that somebody is gone, before anything else changes.
-    fn tell_gone(&mut self, name: Name) {
-        let work = Work::Tell { change: Change::gone(&name), update: None };
+    fn tell_gone(&mut self, name: Name, cx: &mut Context<'_>) {
+        let work = Work::Tell { change: Change::gone(&name, cx), update: None };
         if let Some(moderator) = self.moderator() {
             moderator.waiting.push_front(Task { op: None, work });
         }
@@ -664,7 +675,7 @@ impl Session {
         let name = name.clone();
         // Out at once: what is published from now on is not for it.
         self.forget_member(&name, cx);
-        let id = self.tell_others(&Change::gone(&name), cx);
+        let id = self.tell_others(&Change::gone(&name, cx), cx);
         if let Some(Work::Remove { member, update, .. }) = self.current() {
             (*member, *update) = (Some(name), id);
         }
@@ -761,7 +772,7 @@ impl Session {
             return self.end(&reason, Some(reply));
         }
         if !self.roster.is_empty() {
-            self.tell_gone(name);
+            self.tell_gone(name, cx);
             self.next_task(cx);
         }
     }
@@ -770,10 +781,11 @@ impl Session {
     fn on_removed_leaves(&mut self, name: &Name, cx: &mut Context<'_>) {
         let Some(moderator) = self.moderator() else { return };
         moderator.unconfirmed.remove(name);
+        let told = moderator.told.clone();
         let Some(task) = &mut moderator.current else { return };
-        if let Work::Remove { member: Some(member), update, .. } = &task.work {
+        if let (Work::Remove { member: Some(member), update, .. }, Some(change)) = (&task.work, told) {
             if member == name && update.is_some() {
-                task.work = Work::Tell { change: Change::gone(name), update: *update };
+                task.work = Work::Tell { change, update: *update };
             }
         }
         for id in self.requests.without(name) {
@@ -842,9 +854,10 @@ impl Session {
 
 impl Change {
     /// Somebody is gone. What it did with data does not matter any more.
-    fn gone(name: &Name) -> Change {
+    fn gone(name: &Name, cx: &mut Context<'_>) -> Change {
         let participant = roster::describe(name, super::Direction::Both, true);
-        Change { op: GroupUpdateOp::Remove, participant, name: name.clone() }
+        let (op, message_id) = (GroupUpdateOp::Remove, cx.message_id());
+        Change { op, participant, name: name.clone(), message_id }
     }
 }
 

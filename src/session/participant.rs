@@ -209,24 +209,27 @@ impl Session {
         if !message.repeated && name != self.me {
             match GroupUpdateOp::try_from(update.op) {
                 Ok(GroupUpdateOp::Add) => {
+                    // One who is known has left, which was not heard, and has come again.
+                    self.member_left(&name, cx);
                     if subject.and_then(|member| self.roster.add(member, true)).is_none() {
                         return log::warn!("session {}: a member without settings", self.id);
                     }
                     self.roster.set_ready(&name);
                     self.flush_kept(cx);
                 }
-                Ok(GroupUpdateOp::Remove) => {
-                    let known = self.roster.get(&name).is_some();
-                    self.forget_member(&name, cx);
-                    if known {
-                        self.event(Event::PeerLeft(name));
-                    }
-                }
+                Ok(GroupUpdateOp::Remove) => self.member_left(&name, cx),
                 Ok(GroupUpdateOp::Rejoin) => self.set_away(&name, false, cx),
                 Err(_) => return log::warn!("session {}: an unknown GROUP_UPDATE", self.id),
             }
         }
         self.out.push(Output::Send(Outgoing::group_ack(message)));
+    }
+
+    fn member_left(&mut self, name: &Name, cx: &mut Context<'_>) {
+        if self.roster.get(name).is_some() {
+            self.forget_member(name, cx);
+            self.event(Event::PeerLeft(name.clone()));
+        }
     }
 
     /// A member goes away for a while, or is back (spec 03 section 7.7).
