@@ -750,7 +750,14 @@ impl Session {
         let reply = leave_reply(message);
         self.out.push(Output::Send(reply.clone()));
         let name = message.source.clone();
-        self.on_removed_leaves(&name, cx);
+        // Whoever is being let in has not confirmed anything by leaving.
+        let coming = matches!(
+            self.current(),
+            Some(Work::Add { step: Step::Welcome { peer, .. }, .. }) if *peer == name
+        );
+        if !coming {
+            self.on_removed_leaves(&name, cx);
+        }
         if self.roster.get(&name).is_none() {
             return;
         }
@@ -759,8 +766,7 @@ impl Session {
         if self.config.kind == Kind::PointToPoint {
             return self.end(&reason, Some(reply));
         }
-        if matches!(self.current(), Some(Work::Add { step: Step::Welcome { peer, .. }, .. }) if *peer == name)
-        {
+        if coming {
             let text = format!("failed to add participant to session: {name} left at once");
             return self.abort_add(Error::NoRoute(text), cx);
         }
