@@ -789,7 +789,9 @@ impl Session {
         moderator.unconfirmed.remove(name);
         let told = moderator.told.clone();
         let Some(task) = &mut moderator.current else { return };
-        if let (Work::Remove { member: Some(member), update, .. }, Some(change)) = (&task.work, told) {
+        if let (Work::Remove { member: Some(member), update, .. }, Some(change)) =
+            (&task.work, told)
+        {
             if member == name && update.is_some() {
                 task.work = Work::Tell { change, update: *update };
             }
@@ -839,11 +841,12 @@ impl Session {
 #[cfg(test)]
 impl Session {
     /// One member misses so many changes: how many of them are kept.
-    pub(super) fn miss_for_tests(&mut self, count: usize) -> usize {
+    pub(super) fn miss_for_tests(&mut self, count: usize, cx: &mut Context<'_>) -> usize {
         let member = self.roster.names().next().expect("a member").clone();
         for n in 0..count {
             let gone = Name::new(["o", "n", "gone"], crate::name::NameId(n as u128));
-            self.missed_by(vec![member.clone()], &Change::gone(&gone));
+            let change = Change::gone(&gone, cx);
+            self.missed_by(vec![member.clone()], &change);
         }
         self.moderator().expect("the moderator").missed[&member].len()
     }

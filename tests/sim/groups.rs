@@ -1019,7 +1019,7 @@ impl Groups {
         // Without acknowledgements, what is still on an old connection may come after what is sent
         // over a new one.
         let to_all = |n: &&usize| sender.published[**n].to.is_none();
-        let last = before.and_then(|seen| seen.iter().filter(to_all).next_back()).copied();
+        let last = before.and_then(|seen| seen.iter().rfind(to_all)).copied();
         let one_way =
             |last: usize| !self.stale && sender.published[last].breaks == published.breaks;
         let late = last.is_some_and(|last| last > number && (reliable || one_way(last)));

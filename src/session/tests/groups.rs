@@ -909,9 +909,9 @@ fn what_is_kept_for_the_unreachable_is_bounded() {
     let mut crowd = Crowd::together(true);
     let key = crowd.sessions[MODERATOR].unwrap();
     let count = limits::MISSED_UPDATES + 1;
-    let missed = crowd.with(MODERATOR, |app, _| {
+    let missed = crowd.with(MODERATOR, |app, cx| {
         let session = &mut app.sessions.get_mut(&app.by_number[&key.number]).unwrap().session;
-        session.miss_for_tests(count)
+        session.miss_for_tests(count, cx)
     });
     assert_eq!(missed, limits::MISSED_UPDATES);
     let unconfirmed = crowd.with(MODERATOR, |app, _| {
