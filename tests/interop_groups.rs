@@ -51,8 +51,7 @@ impl<'a> Setting<'a> {
             command.arg("--stay");
         }
         let process = Process::start_listening(name, command.args(more));
-        process.wait_for("ready", |line| line.starts_with("! ready"));
-        Member { name: name.to_owned(), process }
+        Member::new(name, process)
     }
 
     /// Starts a moderator that invites these.
@@ -72,16 +71,26 @@ impl<'a> Setting<'a> {
         for name in invites {
             process.wait_for("an invitation", |line| line == format!("! invited {name}"));
         }
-        Member { name: name.to_owned(), process }
+        Member::new(name, process)
     }
 }
 
 struct Member {
     name: String,
+    /// With its id.
+    full: String,
     process: Process,
 }
 
 impl Member {
+    /// A program that is ready, and has said what its full name is.
+    fn new(name: &str, process: Process) -> Member {
+        let ready = process.wait_for("ready", |line| line.starts_with("! ready"));
+        let full = ready["! ready ".len()..].to_owned();
+        assert!(full.starts_with(name) && full.len() > name.len() + 30, "{full}");
+        Member { name: name.to_owned(), full, process }
+    }
+
     /// Tells it something and waits for what it says when that is done.
     fn tell(&mut self, line: &str, done: &str) {
         let before = self.process.len();
@@ -96,7 +105,7 @@ impl Member {
         });
     }
 
-    /// Who takes part, as it sees it: names without ids, and whether they are online.
+    /// Who takes part, as it sees it: full names, and whether they are online.
     fn participants(&mut self) -> Vec<String> {
         let before = self.process.len();
         self.process.tell("participants");
@@ -104,7 +113,7 @@ impl Member {
             let head = lines.iter().position(|line| line.ends_with(" participants"))?;
             let count = lines[head].split(' ').nth(1)?.parse().ok()?;
             let them = lines[head + 1..].iter().filter(|line| is_participant(line));
-            let them: Vec<String> = them.take(count).map(|line| without_id(line)).collect();
+            let them: Vec<String> = them.take(count).map(|line| line[2..].to_owned()).collect();
             (them.len() == count).then_some(them)
         });
         found.sort();
@@ -118,12 +127,6 @@ impl Member {
 
 fn is_participant(line: &str) -> bool {
     line.starts_with("! org/") && (line.ends_with(" online") || line.ends_with(" offline"))
-}
-
-/// "! org/ns/p1/ID online" without its mark and id.
-fn without_id(line: &str) -> String {
-    let (name, state) = line[2..].split_once(' ').unwrap();
-    format!("{} {state}", name.rsplit_once('/').unwrap().0)
 }
 
 /// A group: the moderator first.
@@ -186,13 +189,13 @@ impl Group {
     /// was away calls itself offline for ever.
     fn sees(&mut self, at: usize, states: &[(usize, &str)]) {
         let others = states.iter().filter(|(other, _)| *other != at);
-        let words = others.map(|(other, state)| format!("{} {state}", self.members[*other].name));
+        let words = others.map(|(other, state)| format!("{} {state}", self.members[*other].full));
         let mut expected: Vec<String> = words.collect();
         expected.sort();
         let deadline = Instant::now() + PATIENCE;
         loop {
             let member = &mut self.members[at];
-            let own = format!("{} ", member.name);
+            let own = format!("{} ", member.full);
             let mut found = member.participants();
             assert!(found.iter().any(|line| line.starts_with(&own)), "{own} is not there");
             found.retain(|line| !line.starts_with(&own));
@@ -525,4 +528,49 @@ fn c27_invitations_that_come_to_nothing() {
     group.members[0].tell("invite org/ns/p3", "invited org/ns/p3");
     group.agree(&[0, 1, 2, 3]);
     group.talk(&[0, 1, 2, 3], "fine");
+}
+
+/// Two instances of one service in one group of ours: wheels, too, know members by their full names.
+#[test]
+fn defect_10_two_instances_of_one_service_are_two_members() {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    let setting = Setting::new(&node);
+    let names = ["org/ns/p1", "org/ns/p1", "org/ns/p2", "org/ns/p3"];
+    let waiting = [Wheel, Wheel, Wheel, Ours].iter().zip(names);
+    let waiting: Vec<Member> = waiting.map(|(who, name)| setting.participant(*who, name)).collect();
+    let mut members = vec![setting.moderator(Ours, "org/ns/mod", &["org/ns/p2", "org/ns/p3"])];
+    members.extend(waiting);
+    for at in [1, 2] {
+        let name = members[at].full.clone();
+        members[0].tell(&format!("invite {name}"), &format!("invited {name}"));
+    }
+    let mut group = Group { members };
+    group.agree(&[0, 1, 2, 3, 4]);
+    let counts = |group: &Group, members: &[usize], text: &str| {
+        for from in members {
+            for to in members.iter().filter(|to| *to != from) {
+                let line = format!("{} > {text} from {from}", group.members[*from].name);
+                group.members[*to].process.wait_for(&line, |known| known == line);
+                assert_eq!(group.members[*to].got(&line), 1, "{line}, to {to}");
+            }
+        }
+    };
+    for from in 0..5 {
+        group.members[from].tell(&format!("one from {from}"), "delivered");
+    }
+    counts(&group, &[0, 1, 2, 3, 4], "one");
+    // The name alone means both of them.
+    group.members[0].tell("remove org/ns/p1", "org/ns/p1 means 2 participants");
+    let before = group.lens(&[1]);
+    let name = group.members[1].full.clone();
+    group.members[0].tell(&format!("remove {name}"), &format!("removed {name}"));
+    group.over(&before);
+    group.agree(&[0, 2, 3, 4]);
+    for from in [0, 2, 3, 4] {
+        group.members[from].tell(&format!("two from {from}"), "delivered");
+    }
+    counts(&group, &[0, 2, 3, 4], "two");
+    group.members[0].tell("remove org/ns/p1", "removed org/ns/p1");
+    group.agree(&[0, 3, 4]);
 }
