@@ -242,11 +242,12 @@ impl Session {
             let source = &message.source;
             return log::warn!("session {}: a state of somebody else from {source}", self.id);
         }
+        // First the answer: what was kept for it comes when it is here.
+        self.out.push(Output::Send(Outgoing::group_ack(message)));
         if !message.repeated {
             let away = update.new_state == ParticipantState::Offline as i32;
             self.set_away(&message.source, away, cx);
         }
-        self.out.push(Output::Send(Outgoing::group_ack(message)));
     }
 
     /// Somebody leaves: a participant (then this is the moderator), or we are removed.

@@ -99,8 +99,11 @@ impl Session {
         }
     }
 
+    /// Whether nothing is taken. Whoever has said that it is back is here: what others have kept for
+    /// it comes at once.
     pub(super) fn is_away(&self) -> bool {
-        self.presence.away
+        let coming = self.presence.changing.as_ref().is_some_and(|changing| !changing.away);
+        self.presence.away && !coming
     }
 
     /// Whether this side takes part at the moment.

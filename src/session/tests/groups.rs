@@ -1111,3 +1111,17 @@ fn two_sessions_of_one_group_name_share_the_channels() {
     assert_eq!(crowd.seen[1].messages.len(), 2, "each in its session");
     drop(second);
 }
+
+#[test]
+fn who_comes_back_gets_what_was_kept_for_it_at_once() {
+    for reliable in [true, false] {
+        let mut crowd = Crowd::four(reliable);
+        assert_eq!(crowd.invite(1), Ok(()));
+        assert_eq!(crowd.set_away(1, true), Ok(()));
+        crowd.publish(MODERATOR, "kept");
+        crowd.run(T);
+        assert_eq!(crowd.set_away(1, false), Ok(()));
+        assert_eq!(crowd.seen[1].messages, ["kept"], "reliable: {reliable}");
+        assert_eq!(crowd.count(MODERATOR, T::Msg), 1);
+    }
+}
