@@ -674,7 +674,7 @@ impl Session {
             match due {
                 Due::Again { message, missing } => {
                     let message = Outgoing { comes_again: true, ..message };
-                    if message.kind != SessionMessageType::GroupClose {
+                    if message.kind != SessionMessageType::GroupClose || self.channels.is_none() {
                         self.out.push(Output::Send(message));
                         continue;
                     }
