@@ -1,6 +1,8 @@
 //! Recorded traces of the published implementation, compared message by message with what our
 //! cores put on the same links (DESIGN decision 32). Deviations are listed beside each.
 
+#[path = "traces/groups.rs"]
+mod groups;
 #[path = "world/mod.rs"]
 mod world;
 
@@ -120,7 +122,7 @@ fn compare(name: &str, play: &Play, deviate: impl Fn(&str, &mut Vec<String>)) {
     compare_part(name, play, |_, _| true, deviate);
 }
 
-/// Not compared: the group in the same recording. Groups are not there yet.
+/// The group in the same recording is compared in `groups`.
 fn is_point_to_point(_: &serde_json::Value, message: &Message) -> bool {
     match &message.message_type {
         Some(MessageType::Publish(publish)) => {
@@ -268,9 +270,20 @@ fn trace_02_p2p_unreliable_closed_by_the_responder() {
 
 #[test]
 fn trace_10_only_the_handshake_is_on_the_wire() {
-    // Soft close, rejoin, invite and remove are not there yet: nothing to refuse, nothing sent.
     let mut play = Play::new();
-    play.open(true, &[]);
+    let (ours, theirs) = play.open(true, &[]);
+    let (name, now) = (Name::parse("org/ns/carol").unwrap(), play.world.now);
+    for (process, key) in [(play.alice.0, ours), (play.bob.0, theirs)] {
+        let ops: Vec<_> = (0..4).map(|_| play.world.op()).collect();
+        let node = &mut play.world.processes[process].node;
+        node.invite(key, name.clone(), Some(ops[0]), now);
+        node.remove(key, name.clone(), Some(ops[1]), now);
+        node.set_away(key, true, Some(ops[2]), now);
+        node.set_away(key, false, Some(ops[3]), now);
+        for op in ops {
+            assert!(matches!(play.world.finish(process, op), Err(Error::NotAllowed(_))));
+        }
+    }
     play.world.run(Duration::from_secs(1));
     compare("10-p2p-soft-close-errors", &play, |_, _| {});
 }
@@ -344,7 +357,7 @@ impl Play {
     }
 }
 
-/// Not compared: the second half of 16, in which other apps begin a group. Groups are not there yet.
+/// The second half of 16, a group, is compared in `groups`.
 fn is_before_the_group(entry: &serde_json::Value, _: &Message) -> bool {
     entry["n"].as_u64() < Some(30)
 }

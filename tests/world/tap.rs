@@ -4,8 +4,8 @@
 use prost::Message as _;
 use slim::grpc::{Body, Decoder};
 use slim::wire::{
-    CommandPayloadType, ContentType, LinkType, Message, MessageType, NameId, SessionMessageType,
-    SessionType, SlimHeader,
+    CommandPayloadType, ContentType, LinkType, Message, MessageType, NameId, Participant,
+    SessionMessageType, SessionType, SlimHeader,
 };
 
 /// The messages of one direction, taken out of its bytes and put back as often as somebody says.
@@ -96,6 +96,8 @@ pub fn masked(message: &Message) -> String {
             let session_type = SessionType::try_from(session.session_type).unwrap();
             let data_id = match kind.is_control() {
                 true => String::new(),
+                // To one member of a group: a random number.
+                false if session.message_id >> 31 == 1 => " id=direct".to_owned(),
                 false => format!(" id={}", session.message_id),
             };
             let content = publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref());
@@ -147,9 +149,17 @@ fn payload(content: Option<&ContentType>) -> String {
                     join.participant.as_ref().unwrap().settings
                 ),
                 CommandPayloadType::GroupWelcome(welcome) => {
-                    let settings: Vec<_> =
-                        welcome.participants.iter().map(|p| (p.settings, p.status)).collect();
-                    format!("welcome {settings:?} mls={}", welcome.mls.is_some())
+                    let members = members(&welcome.participants);
+                    format!("welcome {members:?} mls={}", welcome.mls.is_some())
+                }
+                CommandPayloadType::GroupUpdate(update) => {
+                    let subject = members(update.participant.as_slice());
+                    let members = members(&update.participants);
+                    let mls = update.mls.is_some();
+                    format!("update op={} {subject:?} in {members:?} mls={mls}", update.op)
+                }
+                CommandPayloadType::UpdateParticipantState(update) => {
+                    format!("state {} epoch={}", update.new_state, update.epoch)
                 }
                 CommandPayloadType::GroupClose(close) => {
                     format!("close {}", close.participants.len())
@@ -161,4 +171,17 @@ fn payload(content: Option<&ContentType>) -> String {
             }
         }
     }
+}
+
+/// How members are described. Their order means nothing.
+fn members(participants: &[Participant]) -> Vec<String> {
+    let describe = |participant: &Participant| {
+        let settings = participant.settings.expect("settings");
+        let marks = [(settings.sends_data, 'S'), (settings.receives_data, 'R')];
+        let marks: String = marks.iter().filter(|(set, _)| *set).map(|(_, mark)| mark).collect();
+        format!("{marks}{}", participant.status)
+    };
+    let mut members: Vec<String> = participants.iter().map(describe).collect();
+    members.sort();
+    members
 }
