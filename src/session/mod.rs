@@ -674,15 +674,7 @@ impl Session {
             match due {
                 Due::Again { message, missing } => {
                     let message = Outgoing { comes_again: true, ..message };
-                    if message.kind != SessionMessageType::GroupClose || self.channels.is_none() {
-                        self.out.push(Output::Send(message));
-                        continue;
-                    }
-                    // Who has heard it before has given up the channels.
-                    for to in missing {
-                        let message = Outgoing { to, fanout: 1, ..message.clone() };
-                        self.out.push(Output::Send(message));
-                    }
+                    self.send_again(message, missing);
                 }
                 Due::GivenUp { message_id, silent } => {
                     self.on_request_over(message_id, silent.into_iter().collect(), cx);
@@ -705,6 +697,16 @@ impl Session {
         } else {
             self.participant_timeout(cx);
             self.go_on_closing(cx);
+        }
+    }
+
+    fn send_again(&mut self, message: Outgoing, missing: Vec<Name>) {
+        if message.kind != SessionMessageType::GroupClose || self.config.kind != Kind::Group {
+            return self.out.push(Output::Send(message));
+        }
+        // Whoever has heard it does not listen to the channel any more; the answer may be lost.
+        for to in missing {
+            self.out.push(Output::Send(Outgoing { to, fanout: 1, ..message.clone() }));
         }
     }
 
@@ -746,6 +748,9 @@ impl Session {
         if matches!(self.phase, Phase::Open | Phase::Draining { .. }) {
             self.abort_tasks();
             self.say_goodbye(cx);
+        }
+        if !self.roster.is_empty() {
+            self.closed_unconfirmed();
         }
         self.end(reason, None);
     }
@@ -810,13 +815,18 @@ impl Session {
         if matches!(self.phase, Phase::Draining { .. }) {
             self.say_goodbye(cx);
         }
-        let names: Vec<Name> = self.roster.names().cloned().collect();
-        self.closed_unconfirmed(&moderator::list(&names));
+        self.closed_unconfirmed();
         self.end("the session took too long to close", None);
     }
 
+    /// Whoever closed the session learns that nobody has confirmed it.
+    fn closed_unconfirmed(&mut self) {
+        let names: Vec<Name> = self.roster.names().cloned().collect();
+        self.closed_unconfirmed_by(&moderator::list(&names));
+    }
+
     /// Whoever closed the session learns who did not confirm it.
-    fn closed_unconfirmed(&mut self, names: &str) {
+    fn closed_unconfirmed_by(&mut self, names: &str) {
         if let Phase::Draining { ops, .. } | Phase::Closing { ops, .. } = &mut self.phase {
             for op in std::mem::take(ops) {
                 let text = format!("the session is closed, but {names} did not confirm it");
@@ -831,7 +841,7 @@ impl Session {
             return false;
         }
         if !silent.is_empty() {
-            self.closed_unconfirmed(&moderator::list(silent));
+            self.closed_unconfirmed_by(&moderator::list(silent));
         }
         self.end("closed by this side", None);
         true

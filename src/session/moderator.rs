@@ -761,6 +761,7 @@ impl Session {
         if self.roster.get(&name).is_none() {
             return;
         }
+        self.drop_receiver(&name);
         self.event(Event::PeerLeft(name.clone()));
         let reason = format!("participant disconnected: {name}");
         if self.config.kind == Kind::PointToPoint {

@@ -728,13 +728,14 @@ impl Groups {
                 if !self.is_open(at, n) {
                     continue;
                 }
-                // Who is away says nothing by which it could be found: it learns of it when it is back.
-                let out = !members.contains(&n);
-                assert!(!out || seat.away, "seat {at}.{n} is out and does not know");
+                // Who is away says nothing by which it could be found, and hears nobody who is to be
+                // told: that happens when it is back.
+                let (out, absent) = (!members.contains(&n), seat.away || group.seats[0].away);
+                assert!(!out || absent, "seat {at}.{n} is out and does not know");
                 let mut view = self.view(at, n);
                 view.insert(seat.me.clone(), !seat.away);
                 // Who is away learns of the others when it is back.
-                if !out && !seat.away && !group.seats[0].away {
+                if !out && !absent {
                     assert_eq!(view, all, "as seat {at}.{n} sees it");
                 }
             }
