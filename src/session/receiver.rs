@@ -10,6 +10,9 @@ use crate::limits;
 /// Sequence numbers wrap here.
 const MODULUS: u32 = 0x8000_0000;
 
+/// Whoever is silent for longer is offline.
+const PATIENCE: Duration = limits::HEARTBEAT.saturating_mul(limits::MISSED_HEARTBEATS);
+
 /// What arrived under a number.
 #[derive(Debug)]
 pub(super) enum Arrival {
@@ -191,15 +194,15 @@ impl Receiver {
     }
 
     /// Whether a message is older than the stream, and was not here. Its sender learns that it was not
-    /// delivered; one that has not finished with it after all its tries is a published one, which
-    /// would repeat it for ever.
+    /// delivered; one that has not finished with it after all its tries, and the time in which it would
+    /// be missed if it had stood still, is a published one, which would repeat it for ever.
     fn is_missed(&self, id: u32, now: Instant) -> bool {
         let Some(Begun { before, first, when }) = self.begun else { return false };
         let after =
             |a: u32, b: u32| (1..=MODULUS / 2).contains(&(a.wrapping_sub(b) & (MODULUS - 1)));
         after(first, id)
             && before.is_none_or(|before| after(id, before))
-            && now < when + self.retry.total()
+            && now < when + self.retry.total().saturating_add(PATIENCE)
     }
 
     /// When [`Receiver::handle_timeout`] wants to be called.

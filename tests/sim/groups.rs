@@ -679,7 +679,8 @@ impl Groups {
         while !self.calls.is_empty() {
             self.advance(SECOND);
         }
-        self.advance(3 * limits::HEARTBEAT + SECOND);
+        // Whoever hears last of a member that is dead, when it is found itself, misses it last.
+        self.advance(4 * limits::HEARTBEAT + 2 * SECOND);
         self.everything_agrees();
         self.everybody_talks();
         self.membership_works();
