@@ -21,6 +21,10 @@ def wrong(text):
 class Parser(argparse.ArgumentParser):
     """Options that may also be environment variables, and one line for what is wrong."""
 
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.variables = {}
+
     def error(self, message):
         wrong(message)
 
@@ -32,7 +36,9 @@ class Parser(argparse.ArgumentParser):
                 wrong(f"Invalid value for '--{name}': '{value}' is not a valid boolean.")
             value = value in TRUE
         if more.get("action") == "append":
-            value = value and value.split()
+            # What the command line says stands alone.
+            self.variables[name] = (value or "").split()
+            value = None
         self.add_argument(f"--{name}", default=value, **more)
 
 
@@ -46,12 +52,13 @@ def parse_options():
     parser.option("iterations", metavar="N", help="how often to send it; 2 if not given")
     parser.option("shared-secret", metavar="SECRET", help="32 bytes or more, the same for all")
     parser.option("sticky", action="store_true", help="one instance for all messages, reliably")
-    parser.option("invites", action="append", help=argparse.SUPPRESS)  # of the group's program
+    parser.option("invites", action="append", metavar="NAME", help="whom to invite; repeatable")
     parser.option("enable-mls", action="store_true", help=argparse.SUPPRESS)
     parser.option("enable-opentelemetry", action="store_true", help=argparse.SUPPRESS)
     for name in ("jwt", "bundle", "audience"):
         parser.option(name, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.invites = options.invites or parser.variables["invites"]
     if options.local is None:
         wrong("Missing option '--local'.")
     for name in ("enable-mls", "enable-opentelemetry", "jwt", "bundle", "audience"):
@@ -75,8 +82,9 @@ def format_message(message1, message2=""):
 
 
 def format_message_print(message1, message2=""):
-    """Prints it."""
-    print(format_message(message1, message2), flush=True)
+    """Prints it: one whole line, whatever other threads print."""
+    sys.stdout.write(format_message(message1, message2) + "\n")
+    sys.stdout.flush()
 
 
 def split_id(name):

@@ -59,11 +59,8 @@ def send(app, connection, options):
     if options.sticky:
         how = {"max_retries": RETRIES, "retry_interval": RETRY_INTERVAL}
     else:
-        print(
-            "anycast is not in this version of libslim: best effort to one instance",
-            file=sys.stderr,
-        )
-        how = {"reliable": False}
+        # Each message goes to any instance, once.
+        how = {"reliable": False, "anycast": True}
     with app.open(options.remote, REPLY, **how) as session:
         for i in range(options.iterations):
             try:

@@ -15,6 +15,7 @@ A failing call raises a subclass of SlimError. slim.h says more about each call.
 import contextlib
 import ctypes as c
 import dataclasses
+import enum
 import json
 from typing import Any, Dict, Iterator, Mapping, Optional, Union
 
@@ -25,7 +26,7 @@ from ._library import Handle, Owned, check, dictionary, free_node, free_stopped_
 from ._library import interruptible, lib, milliseconds, pairs, payload, text
 
 __version__ = ".".join(map(str, _ffi.VERSION))
-__all__ = ["App", "Message", "Node", "Session", "SlimError"]
+__all__ = ["App", "Kind", "Message", "Node", "Op", "Session", "SlimError"]
 __all__ += [error.__name__ for error in errors.ERRORS.values()]
 
 
@@ -34,6 +35,8 @@ Metadata = Optional[Mapping[str, str]]
 Config = Union[str, Mapping[str, Any]]
 DEFAULT_NODE = "http://127.0.0.1:46357"
 Payload = Union[bytes, bytearray, memoryview]
+#: Which way data goes at one side of a session.
+DIRECTIONS = ("both", "send-only", "receive-only", "neither")
 
 
 def _config(value):
@@ -41,11 +44,28 @@ def _config(value):
     return None if value is None else text(value if isinstance(value, str) else json.dumps(value))
 
 
+def _direction(name):
+    """A direction as the library wants it."""
+    if name not in DIRECTIONS:
+        raise ValueError(f"{name!r} is none of the directions {', '.join(DIRECTIONS)}")
+    return DIRECTIONS.index(name)
+
+
 def session_options(
-    reliable=True, max_retries=None, retry_interval=None, metadata=None, events=False
+    reliable=True,
+    max_retries=None,
+    retry_interval=None,
+    metadata=None,
+    events=False,
+    group=False,
+    anycast=False,
+    direction="both",
 ):
     """What App.open() was told, for C."""
     options = _ffi.slim_session_options(c.sizeof(_ffi.slim_session_options))
+    options.kind = _ffi.SLIM_SESSION_GROUP if group else _ffi.SLIM_SESSION_POINT_TO_POINT
+    options.addressing = 1 if anycast else 0
+    options.direction = _direction(direction)
     options.delivery = 0 if reliable else 1
     # 0 is the library's default there, -1 means never.
     options.max_retries = 0 if max_retries is None else max_retries or -1
@@ -179,6 +199,11 @@ class App(Handle):
         with self._use() as app:
             check(lib.slim_app_remove_route(app, text(name), connection))
 
+    def set_direction(self, direction: str) -> None:
+        """Which way data goes in sessions that others open from now on; one of DIRECTIONS."""
+        with self._use() as app:
+            check(lib.slim_app_set_direction(app, _direction(direction)))
+
     def accept(self, timeout: Timeout = None) -> "Session":
         """Waits for a Session that somebody else opened."""
         return self._take(
@@ -195,9 +220,18 @@ class App(Handle):
         retry_interval: Optional[float] = None,
         metadata: Metadata = None,
         events: bool = False,
+        group: bool = False,
+        anycast: bool = False,
+        direction: str = "both",
     ) -> "Session":
-        """Opens a Session to an app and waits until it has joined."""
-        options = session_options(reliable, max_retries, retry_interval, metadata, events)
+        """Opens a Session to an app and waits until it has joined.
+
+        With `group` the destination is the name of a group, and others are invited into it. With
+        `anycast` each message goes to any instance of the app. `direction`: one of DIRECTIONS.
+        """
+        options = session_options(
+            reliable, max_retries, retry_interval, metadata, events, group, anycast, direction
+        )
         session, op = Session._open(self, options, destination)
         try:
             op.wait(timeout)
@@ -213,10 +247,13 @@ class App(Handle):
             return lib.slim_app_fd(app)
 
 
-class _Op(Handle):
+class Op(Handle):
+    """Something that was started. It goes on when this is freed."""
+
     _free = lib.slim_op_free
 
-    def wait(self, timeout):
+    def wait(self, timeout: Timeout = None) -> None:
+        """Waits until it has ended, and raises what went wrong."""
         self._wait(lib.slim_op_wait, timeout)
 
 
@@ -228,9 +265,22 @@ class _Participants:
     _free = lib.slim_participants_free
 
 
+class Kind(enum.IntEnum):
+    """What Session.receive() gave: a message, or an event."""
+
+    MESSAGE = _ffi.SLIM_MESSAGE
+    PEER_OFFLINE = _ffi.SLIM_EVENT_PEER_OFFLINE
+    PEER_ONLINE = _ffi.SLIM_EVENT_PEER_ONLINE
+    PEER_LEFT = _ffi.SLIM_EVENT_PEER_LEFT
+    CONNECTION_LOST = _ffi.SLIM_EVENT_CONNECTION_LOST
+    CONNECTION_BACK = _ffi.SLIM_EVENT_CONNECTION_BACK
+    MESSAGE_LOST = _ffi.SLIM_EVENT_MESSAGE_LOST
+    SESSION_CLOSED = _ffi.SLIM_EVENT_SESSION_CLOSED
+
+
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """A received message, or an event of a session that asked for them (`kind` is not 0)."""
+    """A received message, or an event of a session that asked for them: see Kind."""
 
     data: bytes
     source: str
@@ -262,7 +312,8 @@ class Message:
 
 
 class Session(Handle):
-    """A conversation. Made by App.open() and App.accept(); iterating gives its messages."""
+    """A conversation, with an app or a group. Made by App.open() and App.accept(); iterating gives
+    its messages."""
 
     _free = lib.slim_session_free
 
@@ -274,12 +325,12 @@ class Session(Handle):
     @classmethod
     def _open(cls, app, options, destination):
         """Begins to open one; gives it and the operation that ends when the peer has joined."""
-        session, op = Owned(cls), Owned(_Op)
+        session, op = Owned(cls), Owned(Op)
         places = c.byref(session.pointer), c.byref(op.pointer)
         with app._use() as pointer:
             arguments = c.byref(options), text(destination)
             check(lib.slim_session_open_start(pointer, *arguments, *places))
-        return cls(app, session), _Op(op)
+        return cls(app, session), Op(op)
 
     def _view(self):
         fields = _ffi.slim_session_fields(c.sizeof(_ffi.slim_session_fields))
@@ -290,11 +341,13 @@ class Session(Handle):
     def _fill(self, fields):
         #: Its number.
         self.id = fields.id
-        #: Whether this side opened it.
+        #: Whether it is a group.
+        self.group = fields.kind == _ffi.SLIM_SESSION_GROUP
+        #: Whether this side opened it; of a group it is the moderator then.
         self.initiator = bool(fields.initiator)
         #: This side's full name.
         self.source = fields.source.decode()
-        #: The peer's name.
+        #: The peer's or the group's name.
         self.destination = fields.destination.decode()
         #: What it was opened with.
         self.metadata = dictionary(fields)
@@ -327,6 +380,23 @@ class Session(Handle):
         with message._handle._use() as to:
             self._wait(lambda p, ms: call(p, to, data, len(data), c.byref(options), ms), timeout)
 
+    def publish_start(
+        self,
+        data: Payload,
+        *,
+        to: Optional[Message] = None,
+        payload_type: Optional[str] = None,
+        metadata: Metadata = None,
+    ) -> Op:
+        """Publishes without waiting: the Op ends when every receiver has acknowledged the message.
+        `to`: the message whose sender alone gets it. LimitError: the send queue is full."""
+        options, data = self._options(payload_type, metadata), payload(data)
+        with contextlib.ExitStack() as used:
+            message = used.enter_context(to._handle._use()) if to is not None else None
+            session = used.enter_context(self._use())
+            arguments = session, message, data, len(data), c.byref(options)
+            return Op(Op._new(lib.slim_session_publish_start, *arguments))
+
     @staticmethod
     def _options(payload_type, metadata):
         options = _ffi.slim_publish_options(c.sizeof(_ffi.slim_publish_options))
@@ -350,6 +420,49 @@ class Session(Handle):
             except ClosedError:
                 return
 
+    def set_events(self, events: bool) -> None:
+        """Whether receive() gives events, too; for sessions that were accepted."""
+        with self._use() as session:
+            check(lib.slim_session_set_events(session, int(events)))
+
+    def invite(self, name: str, timeout: Timeout = 30.0) -> None:
+        """Invites an app into the group, and waits until it has joined and the others know. When
+        the time is up the invitation is taken back."""
+        self._change(lib.slim_session_invite, timeout, text(name))
+
+    def invite_start(self, name: str) -> Op:
+        """Invites without waiting: the Op ends when invite() would have."""
+        return self._start(lib.slim_session_invite_start, name)
+
+    def remove(self, name: str, timeout: Timeout = 30.0) -> None:
+        """Removes a member from the group, and waits until it and the others know."""
+        self._change(lib.slim_session_remove, timeout, text(name))
+
+    def remove_start(self, name: str) -> Op:
+        """Removes without waiting: the Op ends when remove() would have."""
+        return self._start(lib.slim_session_remove_start, name)
+
+    def suspend(self, timeout: Timeout = 30.0) -> None:
+        """Goes away from the group for a while, and waits until the others know."""
+        self._change(lib.slim_session_suspend, timeout)
+
+    def rejoin(self, timeout: Timeout = 30.0) -> None:
+        """Comes back after suspend()."""
+        self._change(lib.slim_session_rejoin, timeout)
+
+    def _change(self, function, timeout, *arguments):
+        ms = milliseconds(timeout)
+
+        def call():
+            with self._use() as session:
+                check(function(session, *arguments, ms))
+
+        interruptible(call)
+
+    def _start(self, function, name):
+        with self._use() as session:
+            return Op(Op._new(function, session, text(name)))
+
     def participants(self, timeout: Timeout = 30.0) -> Dict[str, bool]:
         """Who takes part: full names, each with whether it can be reached."""
         owned, call = Owned(_Participants), lib.slim_session_participants
@@ -366,7 +479,8 @@ class Session(Handle):
             return lib.slim_session_fd(session)
 
     def close(self, timeout: Timeout = 30.0) -> None:
-        """Ends the session, waits until the peer knows, and frees the handle."""
+        """Ends the session, waits until the peer knows, and frees the handle. A group ends for all
+        when its moderator does this; another member leaves it."""
         ms = milliseconds(timeout)
 
         def call():

@@ -116,7 +116,7 @@ class App(_Awaitable):
         how = libslim.session_options(**options)
         session, op = libslim.Session._open(self._blocking, how, destination)
         try:
-            await _Op(op).wait(timeout)
+            await Op(op).wait(timeout)
             session._view()
         except BaseException:
             # This ends the operation, too.
@@ -129,18 +129,40 @@ class App(_Awaitable):
         self._release()
 
 
-class _Op(_Awaitable):
-    wait = _awaited(libslim._Op.wait)
+class Op(_Awaitable):
+    """As libslim.Op."""
+
+    wait = _awaited(libslim.Op.wait)
+
+    async def close(self) -> None:
+        """Frees the handle; the operation goes on."""
+        self._release()
 
 
 class Session(_Awaitable):
     """As libslim.Session. Made by App.open() and App.accept()."""
 
     flush = _awaited(libslim.Session.flush)
+    invite = _awaited(libslim.Session.invite)
+    remove = _awaited(libslim.Session.remove)
+    suspend = _awaited(libslim.Session.suspend)
+    rejoin = _awaited(libslim.Session.rejoin)
     participants = _awaited(libslim.Session.participants)
     close = _awaited(libslim.Session.close)
     _publish = _awaited(libslim.Session.publish)
     _publish_to = _awaited(libslim.Session.publish_to)
+
+    def publish_start(self, data: libslim.Payload, **options: Any) -> Op:
+        """Publishes without waiting: the Op ends when every receiver has the message."""
+        return Op(self._blocking.publish_start(data, **options))
+
+    def invite_start(self, name: str) -> Op:
+        """Invites without waiting: the Op ends when invite() would have."""
+        return Op(self._blocking.invite_start(name))
+
+    def remove_start(self, name: str) -> Op:
+        """Removes without waiting: the Op ends when remove() would have."""
+        return Op(self._blocking.remove_start(name))
 
     async def publish(
         self, data: libslim.Payload, *, timeout: libslim.Timeout = 30.0, **options: Any

@@ -47,6 +47,23 @@ class Conversations(unittest.IsolatedAsyncioTestCase):
         await near.close()
         self.assertEqual([message.data async for message in far], [b"last"])
 
+    async def test_a_group(self):
+        group = await self.enter(await self.bob.open("org/test/chat", group=True))
+        op = group.invite_start("org/test/alice")
+        member = await self.enter(await self.alice.accept())
+        await op.wait(30)
+        await op.close()
+        await member.publish_start(b"hello").wait(30)
+        self.assertEqual((await group.receive()).data, b"hello")
+        await member.suspend()
+        self.assertEqual(await group.participants(), {self.bob.name: True, self.alice.name: False})
+        await member.rejoin()
+        with self.assertRaises(libslim.ExistsError):
+            await group.invite("org/test/alice")
+        await group.remove("org/test/alice")
+        with self.assertRaises(libslim.ClosedError):
+            await member.receive()
+
     async def test_waiting_costs_no_thread_and_goes_in_order(self):
         near, far = await self.pair()
         before = threading.active_count()

@@ -92,6 +92,102 @@ class Conversations(Network):
         self.assertTrue(node.stats())
 
 
+class Groups(Network):
+    def group(self, **options):
+        return self.enter(self.bob.open("org/test/chat", group=True, events=True, **options))
+
+    def joined(self, app):
+        session = self.enter(app.accept(timeout=30))
+        session.set_events(True)
+        return session
+
+    def event(self, session, kind, of):
+        got = session.receive(timeout=30)
+        self.assertEqual((libslim.Kind(got.kind), got.source), (kind, of.name))
+
+    def test_members_come_talk_go_away_come_back_and_leave(self):
+        carol, group = self.app("org/test/carol"), self.group(metadata={"topic": "tests"})
+        self.assertEqual(group.participants(), {self.bob.name: True})
+        group.invite("org/test/alice")
+        op = group.invite_start("org/test/carol")
+        op.wait(30)
+        op.close()
+        alices, carols = self.joined(self.alice), self.joined(carol)
+        self.assertEqual(
+            (alices.group, alices.initiator, alices.destination, alices.metadata),
+            (True, False, "org/test/chat", {"topic": "tests"}),
+        )
+        self.assertEqual((group.group, group.initiator), (True, True))
+        names = {self.bob.name: True, self.alice.name: True, carol.name: True}
+        self.assertEqual(carols.participants(), names)
+        group.publish(b"welcome")
+        group.flush()
+        self.assertEqual(alices.receive(timeout=30).data, b"welcome")
+        got = carols.receive(timeout=30)
+        carols.publish_start(b"to you", to=got).wait(30)
+        answer = group.receive(timeout=30)
+        self.assertEqual((answer.data, answer.is_reply), (b"to you", True))
+        carols.publish_start(b"to all").wait(30)
+        self.assertEqual(alices.receive(timeout=30).data, b"to all")
+        self.assertEqual(group.receive(timeout=30).data, b"to all")
+
+        carols.suspend()
+        for member in (group, alices):
+            self.event(member, libslim.Kind.PEER_OFFLINE, carol)
+            self.assertEqual(member.participants(), {**names, carol.name: False})
+        with self.assertRaisesRegex(libslim.NotAllowedError, "suspended"):
+            carols.suspend()
+        carols.rejoin()
+        for member in (group, alices):
+            self.event(member, libslim.Kind.PEER_ONLINE, carol)
+
+        with self.assertRaises(libslim.ExistsError):
+            group.invite("org/test/alice")
+        with self.assertRaises(libslim.NotAllowedError):
+            alices.remove("org/test/carol")
+        with self.assertRaises(libslim.NotFoundError):
+            group.remove("org/test/nobody")
+        group.remove("org/test/carol")
+        self.event(alices, libslim.Kind.PEER_LEFT, carol)
+        self.assertEqual(carols.receive(timeout=30).kind, libslim.Kind.SESSION_CLOSED)
+        group.remove_start(self.alice.name).wait(30)
+        self.assertEqual(alices.receive(timeout=30).data, b"removed by the moderator")
+        self.assertEqual(group.participants(), {self.bob.name: True})
+
+    def test_an_invitation_in_time_or_not_at_all(self):
+        group = self.group(max_retries=2, retry_interval=0.05)
+        with self.assertRaises(libslim.NoRouteError):
+            group.invite("org/test/nobody")
+        with self.assertRaises(libslim.TimeoutError):
+            group.invite("org/test/alice", timeout=0)
+        group.invite("org/test/alice")
+        self.joined(self.alice)
+
+    def test_directions(self):
+        self.alice.set_direction("receive-only")
+        group = self.group()
+        group.invite("org/test/alice")
+        alices = self.joined(self.alice)
+        with self.assertRaisesRegex(libslim.NotAllowedError, "only receives"):
+            alices.publish_start(b"x").wait(30)
+        with self.assertRaisesRegex(ValueError, "up"):
+            self.alice.set_direction("up")
+
+    def test_anycast_reaches_every_instance(self):
+        other = self.app("org/test/alice")
+        with self.bob.open("org/test/alice", anycast=True) as session:
+            for number in range(4):
+                session.publish(b"%d" % number)
+            session.flush()
+            for app in (self.alice, other):
+                for _ in range(2):
+                    far = self.enter(app.accept(timeout=30))
+                    got = far.receive(timeout=30)
+                    far.publish_to(got, got.data)
+            answers = {session.receive(timeout=30).data for _ in range(4)}
+            self.assertEqual(answers, {b"0", b"1", b"2", b"3"})
+
+
 class Mistakes(Network):
     def test_errors_are_of_their_class_and_name_the_value(self):
         node = self.enter(libslim.Node())
