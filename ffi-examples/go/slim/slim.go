@@ -187,23 +187,59 @@ func (a *App) Accept(ctx context.Context) (*Session, error) {
 	return s.begin()
 }
 
-// SessionOptions say how to open a session; the zero value is a reliable one.
+// A Direction says which way data goes at one side of a session.
+type Direction int32
+
+// Both ways; or this side only publishes, only receives, or only takes part.
+const (
+	Both Direction = iota
+	SendOnly
+	ReceiveOnly
+	Neither
+)
+
+// SetDirection says which way data goes in sessions that others open from now on.
+func (a *App) SetDirection(direction Direction) error {
+	return a.use("slim_app_set_direction", func() error {
+		return call("slim_app_set_direction", func() C.slim_status {
+			return C.slim_app_set_direction(a.c, C.int32_t(direction))
+		})
+	})
+}
+
+// SessionOptions say how to open a session; the zero value is a reliable one with one app.
 type SessionOptions struct {
+	Group         bool              // with everybody who is invited; the destination is its name
+	Anycast       bool              // each message to any instance of the app, found anew
 	BestEffort    bool              // no acknowledgements, nothing sent again
+	Direction     Direction         // which way data goes at this side
+	Events        bool              // Receive gives events, too
 	MaxRetries    int               // 0: the default of 10; negative: never
 	RetryInterval time.Duration     // 0: the default of 1 s
 	Metadata      map[string]string // what the peer sees with the session
 }
 
-// Open opens a session to an app and waits until it has joined.
+// Open opens a session to an app and waits until it has joined. A group is there at once, with
+// nobody else in it.
 func (a *App) Open(ctx context.Context, destination string, options SessionOptions) (*Session, error) {
 	c := C.CString(destination)
 	defer free(c)
 	o := (*C.slim_session_options)(C.calloc(1, C.sizeof_slim_session_options))
 	defer C.free(unsafe.Pointer(o))
 	o.size = C.sizeof_slim_session_options
+	o.kind = C.SLIM_SESSION_POINT_TO_POINT
+	if options.Group {
+		o.kind = C.SLIM_SESSION_GROUP
+	}
 	if options.BestEffort {
 		o.delivery = 1
+	}
+	if options.Anycast {
+		o.addressing = 1
+	}
+	o.direction = C.int32_t(options.Direction)
+	if options.Events {
+		o.events = 1
 	}
 	o.max_retries = C.int32_t(options.MaxRetries)
 	if options.MaxRetries < 0 {

@@ -106,6 +106,114 @@ func TestConversation(t *testing.T) {
 	}
 }
 
+func TestGroup(t *testing.T) {
+	endpoint, ctx := listening(t), within(t, 60*time.Second)
+	moderator, alice := connected(t, endpoint, "org/test/moderator"), connected(t, endpoint, "org/test/alice")
+	bob := connected(t, endpoint, "org/test/bob")
+	if err := bob.SetDirection(ReceiveOnly); err != nil {
+		t.Fatal(err)
+	}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	group, err := moderator.Open(ctx, "org/test/chat", SessionOptions{Group: true, Events: true})
+	must(err)
+	defer group.abandon()
+	must(group.Invite(ctx, "org/test/alice"))
+	op, err := group.InviteStart("org/test/bob")
+	must(err)
+	must(op.Wait(ctx))
+	op.Close()
+	alices, err := alice.Accept(ctx)
+	must(err)
+	defer alices.abandon()
+	bobs, err := bob.Accept(ctx)
+	must(err)
+	defer bobs.abandon()
+	if !alices.Group() || alices.Initiator() || !group.Initiator() || alices.Destination() != "org/test/chat" {
+		t.Fatal(alices.Group(), alices.Initiator(), alices.Destination())
+	}
+	expect := func(s *Session, kind Kind, source *App, text string) *Message {
+		t.Helper()
+		got, err := s.Receive(ctx)
+		must(err)
+		if got.Kind != kind || got.Source != source.Name() || string(got.Data) != text {
+			t.Fatalf("%+v", got)
+		}
+		return got
+	}
+	op, err = group.PublishStart([]byte("to all"), PublishOptions{})
+	must(err)
+	must(op.Wait(ctx))
+	op.Close()
+	expect(bobs, KindMessage, moderator, "to all")
+	must(alices.PublishTo(ctx, expect(alices, KindMessage, moderator, "to all"), []byte("to you"), PublishOptions{}))
+	if !expect(group, KindMessage, alice, "to you").IsReply {
+		t.Fatal("no reply")
+	}
+	must(bobs.Publish(ctx, []byte("x"), PublishOptions{}))
+	if err := bobs.Flush(ctx); !errors.Is(err, ErrNotAllowed) {
+		t.Fatal(err)
+	}
+	must(alices.SetEvents(true))
+	must(alices.Suspend(ctx))
+	expect(group, KindPeerOffline, alice, "")
+	found, err := group.Participants(ctx)
+	must(err)
+	online := map[string]bool{}
+	for _, one := range found {
+		online[one.Name] = one.Online
+	}
+	if len(found) != 3 || found[0].Name != moderator.Name() || online[alice.Name()] || !online[bob.Name()] {
+		t.Fatal(found)
+	}
+	must(alices.Rejoin(ctx))
+	expect(group, KindPeerOnline, alice, "")
+	must(group.Remove(ctx, "org/test/bob"))
+	expect(alices, KindPeerLeft, bob, "")
+	if _, err := bobs.Receive(ctx); !errors.Is(err, ErrClosed) {
+		t.Fatal(err)
+	}
+	if err := group.Invite(ctx, alice.Name()); !errors.Is(err, ErrExists) {
+		t.Fatal(err)
+	}
+	if _, err := alices.RemoveStart(moderator.Name()); !errors.Is(err, ErrNotAllowed) {
+		t.Fatal(err)
+	}
+	must(group.Close(ctx))
+	if got, err := alices.Receive(ctx); err != nil || got.Kind != KindSessionClosed {
+		t.Fatal(got, err)
+	}
+}
+
+func TestAnycast(t *testing.T) {
+	endpoint, ctx := listening(t), within(t, 60*time.Second)
+	receivers := []*App{connected(t, endpoint, "org/test/alice"), connected(t, endpoint, "org/test/alice")}
+	session, err := connected(t, endpoint, "org/test/bob").Open(ctx, "org/test/alice", SessionOptions{Anycast: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.abandon()
+	for i := 0; i < 2; i++ {
+		if err := session.Publish(ctx, []byte("x"), PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, app := range receivers {
+		far, err := app.Accept(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer far.abandon()
+		if got, err := far.Receive(ctx); err != nil || string(got.Data) != "x" {
+			t.Fatal(got, err)
+		}
+	}
+}
+
 func TestErrors(t *testing.T) {
 	node, err := NewNode("")
 	if err != nil {

@@ -121,8 +121,8 @@ func serve(ctx context.Context, app *slim.App, session *slim.Session, local stri
 func send(ctx context.Context, app *slim.App, connection uint64, o common.Options) error {
 	how := slim.SessionOptions{MaxRetries: retries, RetryInterval: retryInterval}
 	if !o.Sticky {
-		fmt.Fprintln(os.Stderr, "anycast is not in this version of libslim: best effort to one instance")
-		how = slim.SessionOptions{BestEffort: true}
+		// Each message goes to any instance, once.
+		how = slim.SessionOptions{BestEffort: true, Anycast: true}
 	}
 	if err := app.SetRoute(o.Remote, connection); err != nil {
 		return err

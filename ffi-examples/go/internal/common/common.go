@@ -1,6 +1,9 @@
 // Package common is what the example programs share: options, the printed lines, the app.
 package common
 
+// #include <unistd.h>
+import "C"
+
 import (
 	"context"
 	"encoding/json"
@@ -21,6 +24,7 @@ type Options struct {
 	Message                           *string // nil: receive
 	Iterations                        int
 	Sticky                            bool
+	Invites                           []string
 }
 
 // Wrong ends the program: it was used wrongly.
@@ -62,13 +66,17 @@ func ReadOptions() Options {
 		{"message", "what to send; without it, receive"},
 		{"iterations", "how often to send it; 2 if not given"},
 		{"shared-secret", "32 bytes or more, the same for all"},
-		{"invites", "of the group's program: not looked at"},
 		{"jwt", "not in this version"},
 		{"bundle", "not in this version"},
 		{"audience", "not in this version"},
 	} {
 		texts[option[0]] = flags.String(option[0], environment(option[0]), option[1])
 	}
+	var invites []string
+	flags.Func("invites", "whom to invite; repeatable", func(name string) error {
+		invites = append(invites, name)
+		return nil
+	})
 	sticky := flags.Bool("sticky", truth("sticky"), "one instance for all messages, reliably")
 	mls := flags.Bool("enable-mls", truth("enable-mls"), "not in this version")
 	telemetry := flags.Bool("enable-opentelemetry", truth("enable-opentelemetry"), "not in this version")
@@ -103,6 +111,9 @@ func ReadOptions() Options {
 			Wrong("Invalid value for '--iterations': '%s' is not a valid integer.", text)
 		}
 	}
+	if o.Invites = invites; len(invites) == 0 {
+		o.Invites = strings.Fields(environment("invites"))
+	}
 	if o.Slim == "" {
 		o.Slim = "http://127.0.0.1:46357"
 	}
@@ -136,6 +147,9 @@ func FormatMessage(label, text string) string {
 	}
 	return fmt.Sprintf("\x1b[1m\x1b[96m%-45s\x1b[0m%s", label, text)
 }
+
+// AtTerminal says whether somebody types.
+func AtTerminal() bool { return C.isatty(C.STDIN_FILENO) == 1 }
 
 // Say prints such a line.
 func Say(label, format string, arguments ...any) {
