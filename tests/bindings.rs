@@ -12,7 +12,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use support::{node, root, slim, Process, SECRET};
+use support::{node, root, slim, wheel, Process, SECRET};
 
 /// A directory with the library as a linker, a loader and pkg-config look for it.
 fn library() -> &'static Path {
@@ -149,7 +149,11 @@ fn example(language: Language, name: &str) -> Command {
 }
 
 fn point_to_point(language: Language, local: &str, port: u16) -> Command {
-    let mut command = example(language, "point_to_point");
+    program(language, "point_to_point", local, port)
+}
+
+fn program(language: Language, name: &str, local: &str, port: u16) -> Command {
+    let mut command = example(language, name);
     command
         .args(["--local", local, "--shared-secret", SECRET])
         .args(["--slim", &format!("http://127.0.0.1:{port}")]);
@@ -276,24 +280,316 @@ fn every_language_talks_to_every_other() {
         for to in &languages {
             let name = format!("org/all/{from:?}-to-{to:?}");
             let mut command = point_to_point(*from, &name, port);
-            // Best effort as well as reliable: without --sticky the programs say so.
+            // Anycast as well as reliable.
             command.args(["--message", "x", "--iterations", "1"]);
             command.arg("--remote").arg(format!("org/all/to-{to:?}"));
-            let best_effort = from == to;
-            if !best_effort {
+            if from != to {
                 command.arg("--sticky");
             }
-            senders.push((best_effort, Process::start(&name, &mut command)));
+            senders.push(Process::start(&name, &mut command));
         }
     }
-    for (best_effort, sender) in &mut senders {
+    for sender in &mut senders {
         sender.expect_success();
         assert_eq!(sender.count(": x from "), 1, "{}", sender.output());
-        assert_eq!(sender.count("! anycast is not"), usize::from(*best_effort));
     }
     for receiver in &receivers {
         assert_eq!(receiver.count("replies: x from"), languages.len(), "{}", receiver.output());
     }
+}
+
+/// Seed P7: two receivers of one name.
+#[test]
+fn without_sticky_any_instance_gets_a_message_and_with_it_one() {
+    let (_node, port) = node(&mut slim());
+    let receivers = [C, Python].map(|language| receiver(language, "org/any/alice", port));
+    for sticky in [false, true] {
+        let senders = languages().into_iter().map(|language| {
+            let name = format!("org/any/{language:?}-{sticky}");
+            let mut command = point_to_point(language, &name, port);
+            command.args(["--remote", "org/any/alice", "--message", "x", "--iterations", "4"]);
+            if sticky {
+                command.arg("--sticky");
+            }
+            Process::start(&name, &mut command)
+        });
+        let mut senders: Vec<Process> = senders.collect();
+        let before = receivers.each_ref().map(|receiver| receiver.count("replies:"));
+        for sender in &mut senders {
+            sender.expect_success();
+            let output = sender.output();
+            let answers = output.lines().filter_map(|line| line.split_once(": x from "));
+            let from: Vec<&str> = answers.map(|(_, from)| from).collect();
+            assert_eq!(from.len(), 4, "{output}");
+            assert!(!sticky || from.iter().all(|one| *one == from[0]), "{output}");
+        }
+        let counts = receivers.each_ref().map(|receiver| receiver.count("replies:"));
+        let fresh = [counts[0] - before[0], counts[1] - before[1]];
+        assert_eq!(fresh[0] + fresh[1], 4 * senders.len());
+        // One after the other, in turn.
+        assert!(sticky || fresh.iter().all(|count| *count >= senders.len()), "{fresh:?}");
+    }
+}
+
+fn multicast(language: Language, local: &str, port: u16) -> Command {
+    program(language, "multicast", local, port)
+}
+
+/// A member that waits to be invited.
+fn invited(language: Language, local: &str, port: u16) -> Process {
+    let process = Process::start_listening(local, &mut multicast(language, local, port));
+    process.wait_for("start", |line| line.contains("-> Waiting for session..."));
+    process
+}
+
+/// The moderator of a group with these members, who have joined.
+fn inviting(mut command: Command, group: &str, members: &[&str]) -> Process {
+    command.args(["--remote", group]);
+    for member in members {
+        command.args(["--invites", member]);
+    }
+    let process = Process::start_listening("moderator", &mut command);
+    process.wait_for_count("has joined", members.len());
+    process
+}
+
+/// Waits until a member has heard a text so many times; and not more often.
+fn has_heard(process: &Process, text: &str, times: usize) {
+    let line = |line: &&String| {
+        line.contains("-> Received message from") && line.ends_with(&format!(": {text}"))
+    };
+    let count = process.wait_after(0, &format!("{text:?} heard {times} times"), |lines| {
+        let count = lines.iter().filter(line).count();
+        (count >= times).then_some(count)
+    });
+    assert_eq!(count, times, "{text}: {}", process.output());
+}
+
+fn have_heard<const N: usize>(members: [&Process; N], text: &str) {
+    members.iter().for_each(|member| has_heard(member, text, 1));
+}
+
+/// What a member printed behind its first lines: IDs and the session's number replaced, without the
+/// call's and the status's name, which Python and Go add to the text of an error.
+fn said(process: &Process, local: &str) -> Vec<String> {
+    let label = format!("\x1b[1m\x1b[96mO{:<44}\x1b[0m", &local[1..]);
+    let hide = |word: &str| match word.trim_end_matches(':').rsplit_once('/') {
+        Some((name, id)) if id.len() == 36 => format!("{name}/ID"),
+        _ if word.trim_end_matches(':').parse::<u32>().is_ok() => "SESSION:".to_owned(),
+        _ => word.to_owned(),
+    };
+    let shown = |word: &&str| !word.starts_with("slim_") && !word.starts_with("(SLIM_");
+    let lines = process.lines().into_iter().skip(2);
+    lines
+        .map(|line| {
+            let text = line.strip_prefix(&label).map(|text| format!("LOCAL {text}"));
+            let text = text.unwrap_or(line);
+            text.split(' ').filter(shown).map(hide).collect::<Vec<_>>().join(" ")
+        })
+        .collect()
+}
+
+fn says_what_the_document_says_of_groups(language: Language) {
+    let (_node, port) = node(&mut slim());
+    let names = ["org/mc/client-1", "org/mc/client-2", "org/mc/client-3"];
+    let [mut one, mut two, mut three] = names.map(|name| invited(language, name, port));
+    let command = multicast(language, "org/mc/moderator", port);
+    let mut moderator = inviting(command, "org/mc/chat", &names[..2]);
+    moderator.tell("hello all");
+    have_heard([&one, &two], "hello all");
+    one.tell("hello moderator");
+    have_heard([&moderator, &two], "hello moderator");
+    one.tell("invite org/mc/client-3");
+    one.wait_for("refusal", |line| line.contains("only initiator can modify participants"));
+    moderator.tell("invite org/mc/client-3");
+    moderator.wait_for_count("has joined", 3);
+    moderator.tell("  ");
+    moderator.tell("remove the rest");
+    have_heard([&one, &two, &three], "remove the rest");
+    moderator.tell("remove org/mc/client-2");
+    moderator.wait_for("removal", |line| line.contains("was removed"));
+    two.expect_success();
+    three.tell("QUIT");
+    three.expect_success();
+    moderator.wait_for("leaving", |line| line.contains("has left"));
+    moderator.tell("exit");
+    moderator.expect_success();
+    one.expect_success();
+
+    let heard = |text: &str| format!("LOCAL -> Received message from SESSION: {text}");
+    let ended = |why: &str| format!("LOCAL -> Error receiving message: session closed: {why}");
+    let (waiting, all) = ("LOCAL -> Waiting for session...".to_owned(), heard("hello all"));
+    let rest = heard("remove the rest");
+    let wanted = [
+        "LOCAL Creating new multicast sessions...",
+        "org/mc/moderator -> add org/mc/client-1 to the group",
+        "org/mc/moderator -> add org/mc/client-2 to the group",
+        "LOCAL -> org/mc/client-1 has joined",
+        "LOCAL -> org/mc/client-2 has joined",
+        &heard("hello moderator"),
+        "LOCAL -> org/mc/client-3 has joined",
+        "LOCAL -> org/mc/client-2 was removed",
+        "LOCAL -> org/mc/client-3/ID has left",
+    ];
+    let mut found = said(&moderator, "org/mc/moderator");
+    // The first may join before the second is invited.
+    found[1..5].sort_by_key(|line| line.starts_with("LOCAL"));
+    assert_eq!(found, wanted);
+    let refused = "LOCAL -> Error inviting org/mc/client-3: only initiator can modify \
+                   participants: cannot invite org/mc/client-3";
+    let wanted = [
+        &waiting,
+        &all,
+        refused,
+        &rest,
+        "LOCAL -> org/mc/client-2/ID has left",
+        "LOCAL -> org/mc/client-3/ID has left",
+        &ended("closed by the moderator"),
+    ];
+    assert_eq!(said(&one, names[0]), wanted);
+    let from_one = heard("hello moderator");
+    let wanted = [&waiting, &all, &from_one, &rest, &ended("removed by the moderator")];
+    assert_eq!(said(&two, names[1]), wanted.map(String::as_str));
+    let left = "LOCAL -> org/mc/client-2/ID has left".to_owned();
+    assert_eq!(said(&three, names[2]), [&waiting, &rest, &left].map(String::as_str));
+}
+
+#[test]
+fn seed_m1_to_m9_in_c() {
+    says_what_the_document_says_of_groups(CheckedC);
+}
+
+#[test]
+fn seed_m1_to_m9_in_python() {
+    says_what_the_document_says_of_groups(Python);
+}
+
+#[test]
+fn seed_m1_to_m9_in_go() {
+    if go_is_there() {
+        says_what_the_document_says_of_groups(Go);
+    }
+}
+
+#[test]
+fn a_group_program_at_a_terminal_has_a_prompt() {
+    let (_node, port) = node(&mut slim());
+    for language in languages() {
+        let (local, member) = (format!("org/tty/{language:?}"), format!("org/tty/to-{language:?}"));
+        let mut client = invited(language, &member, port);
+        let program = multicast(language, &local, port);
+        let mut terminal = command("python3");
+        terminal
+            .args(["-c", "import os, pty, sys; sys.exit(os.WEXITSTATUS(pty.spawn(sys.argv[1:])))"]);
+        terminal.arg(program.get_program()).args(program.get_args());
+        let mut moderator = inviting(terminal, "org/tty/chat", &[&member]);
+        moderator.tell("hello");
+        has_heard(&client, "hello", 1);
+        // Ctrl-C leaves, too.
+        client.signal("-INT");
+        client.expect_success();
+        assert!(client.output().ends_with("Client interrupted by user."), "{}", client.output());
+        // With its last member the group ends.
+        moderator.expect_success();
+        assert!(moderator.count("\x1b[1mmessage>\x1b[0m ") >= 2, "{}", moderator.output());
+    }
+}
+
+/// A group without input stays until it is told to end; a variable names several to invite.
+#[test]
+fn a_group_program_goes_on_without_input() {
+    for language in languages() {
+        let (_node, port) = node(&mut slim());
+        let clients = ["org/quiet/a", "org/quiet/b"].map(|name| {
+            let process = Process::start(name, &mut multicast(language, name, port));
+            process.wait_for("start", |line| line.contains("-> Waiting for session..."));
+            process
+        });
+        let mut command = multicast(language, "org/quiet/mod", port);
+        command.env("SLIM_REMOTE", "org/quiet/chat").env("SLIM_INVITES", "org/quiet/a org/quiet/b");
+        let mut moderator = Process::start("moderator", &mut command);
+        moderator.wait_for_count("has joined", 2);
+        moderator.signal("-TERM");
+        moderator.expect_success();
+        for mut client in clients {
+            client.expect_success();
+            let end = client.output();
+            assert!(end.contains("session closed: closed by the moderator"), "{language:?}: {end}");
+        }
+    }
+}
+
+#[test]
+fn one_group_of_all_languages() {
+    let (_node, port) = node(&mut slim());
+    for moderating in languages() {
+        let of = |language: Language| format!("org/{moderating:?}/{language:?}");
+        let mut all: Vec<Process> =
+            languages().into_iter().map(|member| invited(member, &of(member), port)).collect();
+        let names: Vec<String> = languages().into_iter().map(of).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let command = multicast(moderating, &format!("org/{moderating:?}/moderator"), port);
+        all.push(inviting(command, &format!("org/{moderating:?}/chat"), &names));
+        for speaker in 0..all.len() {
+            let text = format!("from {speaker} of {moderating:?}");
+            all[speaker].tell(&text);
+            for (at, member) in all.iter().enumerate() {
+                has_heard(member, &text, usize::from(at != speaker));
+            }
+        }
+        all.last_mut().unwrap().tell("quit");
+        all.iter_mut().for_each(Process::expect_success);
+    }
+}
+
+#[test]
+fn c_moderates_the_published_package() {
+    let (_node, port) = node(&mut slim());
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let mut theirs = wheel("participant");
+    theirs.args(["--local", "org/mix/theirs", "--slim", &endpoint, "--reply", "--count", "1"]);
+    let mut theirs = Process::start("theirs", &mut theirs);
+    theirs.wait_for("ready", |line| line.contains("\"ready\""));
+    let mut ours = invited(C, "org/mix/ours", port);
+    let command = multicast(CheckedC, "org/mix/moderator", port);
+    let mut moderator = inviting(command, "org/mix/chat", &["org/mix/theirs", "org/mix/ours"]);
+    moderator.tell("hello");
+    has_heard(&ours, "hello", 1);
+    have_heard([&moderator, &ours], "reply hello");
+    ours.tell("from ours");
+    has_heard(&moderator, "from ours", 1);
+    theirs.wait_for("our member's message", |line| line.contains("from ours"));
+    moderator.tell("remove org/mix/ours");
+    ours.expect_success();
+    moderator.tell("exit");
+    moderator.expect_success();
+    theirs.expect_success();
+    assert_eq!(theirs.count("\"message\""), 2, "{}", theirs.output());
+}
+
+#[test]
+fn c_is_invited_by_the_published_package() {
+    let (_node, port) = node(&mut slim());
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let [mut first, mut second] =
+        ["org/mixed/first", "org/mixed/second"].map(|name| invited(CheckedC, name, port));
+    let mut theirs = wheel("moderator");
+    theirs.args(["--local", "org/mixed/moderator", "--slim", &endpoint]);
+    theirs.args(["--remote", "org/mixed/chat", "--count", "2", "--expect", "1"]);
+    theirs.args(["--invite", "org/mixed/first", "--invite", "org/mixed/second"]);
+    theirs.args(["--remove", "org/mixed/second"]);
+    let mut theirs = Process::start("theirs", &mut theirs);
+    have_heard([&first, &second], "hello 1");
+    first.tell("from first");
+    has_heard(&second, "from first", 1);
+    theirs.wait_for("our member's message", |line| line.contains("from first"));
+    second.expect_success();
+    assert_eq!(second.count("session closed: removed by the moderator"), 1, "{}", second.output());
+    has_heard(&first, "after removal", 1);
+    theirs.expect_success();
+    first.expect_success();
+    assert_eq!(first.count("session closed: closed by the moderator"), 1, "{}", first.output());
+    assert_eq!(second.count("after removal"), 0, "{}", second.output());
 }
 
 #[test]
@@ -348,6 +644,19 @@ fn what_is_wrong_is_said_in_one_line() {
             // to the library.
             let early = text.contains("'--slim'") || language == C && text.contains("did you mean");
             assert!(!early || !output.contains("Created app"), "{what}");
+        }
+        // The group's program has the same options.
+        for (arguments, status, text) in &cases {
+            if text.contains("Remote ID") {
+                continue;
+            }
+            let mut command = example(language, "multicast");
+            let mut process = Process::start("multicast", command.args(arguments));
+            let (found, output) = (process.wait(), process.output());
+            assert!(
+                found == *status && output.contains(text),
+                "{language:?} {arguments:?}: {output}"
+            );
         }
         // H10: every option is a variable, too.
         let mut command = example(language, "point_to_point");
