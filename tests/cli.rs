@@ -137,6 +137,10 @@ fn decision_31_exit_codes() {
         (&["send", "--local", "org/ns/a"], "--remote"),
         (&["receive", "--local", "o/n/a", "--shared-secret", SECRET, "--count", "x"], "--count"),
         (&["ping", "--local", "o/n/a", "--shared-secret", SECRET], "<NAME>"),
+        (
+            &["group", "--local", "o/n/a", "--shared-secret", SECRET, "--remote", "o/n/g"],
+            "--invites",
+        ),
         (&["bench"], "slim bench <COMMAND>"),
         (&["bench", "sub", "--size", "-1"], "-1"),
         (&["bench", "pub", "--reply"], "--reply"),
@@ -192,6 +196,132 @@ fn several_listeners_count_and_no_reply() {
     assert_eq!(bob.count("over v6"), 3, "{}", bob.output());
     node.signal("-TERM");
     node.expect_success();
+}
+
+/// Two receivers of one name: with `--anycast` both get some of the messages, else one gets all.
+#[test]
+fn twenty_messages_reach_any_instance_or_always_the_same() {
+    let (_node, port) = node(&mut slim());
+    let receivers = [(); 2].map(|()| receiver("org/any/bob", port, &["--reply"]));
+    for (more, shares) in [(&["--anycast"][..], [10, 10]), (&[], [0, 20])] {
+        let before = receivers.each_ref().map(|receiver| receiver.count("hello"));
+        let arguments = ["--remote", "org/any/bob", "--iterations", "20"];
+        let mut alice = app("send", "org/any/alice", port, &[&arguments[..], more].concat());
+        alice.expect_success();
+        assert_eq!(alice.count("hello from org/any/bob"), 20, "{}", alice.output());
+        assert_eq!(alice.count("! delivered"), 20, "{}", alice.output());
+        let after = receivers.each_ref().map(|receiver| receiver.count("hello"));
+        let mut fresh = [after[0] - before[0], after[1] - before[1]];
+        fresh.sort_unstable();
+        assert_eq!(fresh, shares, "{more:?}");
+    }
+}
+
+fn member(name: &str, port: u16, more: &[&str]) -> Process {
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let common = ["group", "--local", name, "--shared-secret", SECRET, "--slim", &endpoint];
+    let process = Process::start_listening(name, slim().args(common).args(more));
+    process.wait_for("ready", |line| line.starts_with("! ready "));
+    process
+}
+
+/// Waits for this line.
+fn prints(process: &Process, wanted: &str) {
+    process.wait_for(wanted, |line| line == wanted);
+}
+
+#[test]
+fn a_group_on_the_command_line() {
+    let (_node, port) = node(&mut slim());
+    let mut ann = member("org/g/ann", port, &["--reply"]);
+    let mut bob = member("org/g/bob", port, &[]);
+    let mut cid = member("org/g/cid", port, &[]);
+    let mut dan = member("org/g/dan", port, &["--count", "1"]);
+    let invites = ["--invites", "org/g/ann", "--invites", "org/g/bob"];
+    let more = [&["--remote", "org/g/chat", "--message", "welcome"], &invites[..]].concat();
+    let mut moderator = member("org/g/moderator", port, &more);
+    moderator.wait_for("group", |line| line.ends_with(" in org/g/chat, moderator: true"));
+    prints(&moderator, "! invited org/g/bob");
+    ann.wait_for("group", |line| line.ends_with(" in org/g/chat, moderator: false"));
+    for one in [&ann, &bob] {
+        prints(one, "org/g/moderator > welcome");
+    }
+    prints(&moderator, "! delivered");
+    // The answer goes to one alone.
+    prints(&moderator, "org/g/ann > welcome from org/g/ann");
+    bob.tell("  good morning  ");
+    prints(&moderator, "org/g/bob >   good morning  ");
+    prints(&ann, "org/g/bob >   good morning  ");
+    prints(&bob, "org/g/ann >   good morning   from org/g/ann");
+    assert_eq!(bob.count("welcome from"), 0, "{}", bob.output());
+
+    // Away and back.
+    bob.tell("suspend");
+    prints(&bob, "! suspended");
+    moderator.wait_for("event", |line| line.starts_with("! event PeerOffline"));
+    moderator.tell("participants");
+    for (name, state) in [("moderator", "online"), ("ann", "online"), ("bob", "offline")] {
+        let begin = format!("! org/g/{name}/");
+        let wanted = |line: &str| line.starts_with(&begin) && line.ends_with(state);
+        moderator.wait_for(name, wanted);
+    }
+    bob.tell("x");
+    prints(&bob, "! the session is suspended");
+    bob.tell("rejoin");
+    prints(&bob, "! back");
+    moderator.wait_for("event", |line| line.starts_with("! event PeerOnline"));
+
+    // Who comes and goes.
+    bob.tell("invite org/g/cid");
+    bob.wait_for("refusal", |line| line.contains("only initiator can modify participants"));
+    moderator.tell("invite org/g/cid");
+    prints(&moderator, "! invited org/g/cid");
+    moderator.tell("invite org/g/dan");
+    prints(&moderator, "! invited org/g/dan");
+    moderator.tell("invite org/g/cid");
+    moderator.wait_for("refusal", |line| line.contains("already in group: org/g/cid"));
+    bob.tell("to all");
+    dan.expect_success();
+    prints(&cid, "org/g/bob > to all");
+    prints(&dan, "org/g/bob > to all");
+    moderator.wait_for("leaving", |line| line.starts_with("! event PeerLeft"));
+    moderator.tell("remove org/g/cid");
+    prints(&moderator, "! removed org/g/cid");
+    cid.expect_success();
+    assert_eq!(cid.count("removed by the moderator"), 1, "{}", cid.output());
+    bob.tell("exit");
+    bob.expect_success();
+    moderator.wait_for_count("! event PeerLeft", 2);
+    moderator.tell("quit");
+    moderator.expect_success();
+    ann.expect_success();
+    assert_eq!(ann.count("closed by the moderator"), 1, "{}", ann.output());
+}
+
+#[test]
+fn invitations_that_fail_are_said_and_signals_leave() {
+    let (_node, port) = node(&mut slim());
+    let mut ann = member("org/h/ann", port, &[]);
+    let group = ["--remote", "org/h/chat", "--invites", "org/h/nobody", "--invites", "org/h/ann"];
+    let quick = ["--interval-ms", "100", "--retries", "1"];
+    let quick = [&group[..], &quick].concat();
+    let mut moderator = member("org/h/moderator", port, &quick);
+    prints(&moderator, "! invited org/h/ann");
+    assert_eq!(moderator.count("! org/h/nobody was not invited: "), 1, "{}", moderator.output());
+    moderator.tell("exit");
+    assert_eq!(moderator.wait(), 1, "{}", moderator.output());
+    ann.expect_success();
+
+    let mut bob = member("org/h/bob", port, &[]);
+    let group = ["--remote", "org/h/chat", "--invites", "org/h/bob"];
+    let mut moderator = member("org/h/moderator", port, &[&group[..], &["--best-effort"]].concat());
+    prints(&moderator, "! invited org/h/bob");
+    bob.tell("best effort");
+    prints(&moderator, "org/h/bob > best effort");
+    bob.signal("-INT");
+    bob.expect_success();
+    // With its last member the group ends.
+    moderator.expect_success();
 }
 
 /// How a text may look in a log that is careless with bytes: as it is, as hexadecimal digits, as the

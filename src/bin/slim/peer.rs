@@ -50,6 +50,9 @@ pub struct SendArguments {
     /// Do not wait for acknowledgements, do not send again
     #[arg(long)]
     best_effort: bool,
+    /// Send each message to any one instance of the app, found anew each time
+    #[arg(long)]
+    anycast: bool,
     /// Do not wait for a reply to each message
     #[arg(long)]
     no_reply: bool,
@@ -106,6 +109,7 @@ fn send_to(app: &App, arguments: &SendArguments) -> Result<()> {
     let retry = Retry { interval, max_retries: arguments.retries };
     let options = SessionOptions {
         reliable: (!arguments.best_effort).then_some(retry),
+        anycast: arguments.anycast,
         metadata: arguments.session_metadata.iter().cloned().collect(),
         events: true,
         ..SessionOptions::default()
