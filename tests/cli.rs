@@ -144,6 +144,7 @@ fn decision_31_exit_codes() {
         (&["bench"], "slim bench <COMMAND>"),
         (&["bench", "sub", "--size", "-1"], "-1"),
         (&["bench", "pub", "--reply"], "--reply"),
+        (&["bench", "channel"], "slim bench channel <COMMAND>"),
         (&["node", "--version"], "--version"),
     ] {
         let mut process = Process::start("slim", slim().args(arguments).env("CONFIG", ""));
@@ -322,6 +323,60 @@ fn invitations_that_fail_are_said_and_signals_leave() {
     bob.expect_success();
     // With its last member the group ends.
     moderator.expect_success();
+}
+
+/// Runs a publisher with its subscribers to their end; gives what each printed.
+fn bench(
+    port: u16,
+    prefix: &str,
+    channel: &[&str],
+    sub: &[&str],
+    publisher: &[&str],
+) -> [String; 2] {
+    let server = format!("http://127.0.0.1:{port}");
+    let run = |role: &str, flags: &[&str]| {
+        let mut command = slim();
+        command.arg("bench").args(channel).args([role, "--server", &server, "--prefix", prefix]);
+        Process::start(role, command.args(["-n", "300", "--size", "100"]).args(flags))
+    };
+    let mut sub = run("sub", sub);
+    sub.wait_for_count("! ready", 3);
+    let mut publisher = run("pub", publisher);
+    publisher.expect_success();
+    sub.expect_success();
+    [&sub, &publisher].map(|process| process.output())
+}
+
+/// Each message reaches one of three subscribers, or all of them in a group.
+#[test]
+fn benches_count_at_the_subscribers() {
+    let (_node, port) = node(&mut slim());
+    for (number, (sub, more)) in [
+        (&[][..], &[][..]),
+        (&[], &["--reliable"]),
+        (&["--reply"], &["--request"]),
+        (&["--reply"], &["--reliable", "--request"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (channel, each, in_all) in [(&[][..], 100, 300), (&["channel"], 300, 900)] {
+            let prefix = format!("bench/{number}-{in_all}");
+            let three = ["--count", "3", "--start-index", "5"];
+            let (sub, more) = ([&three[..], sub].concat(), [&three[..], more].concat());
+            let [sub, publisher] = bench(port, &prefix, channel, &sub, &more);
+            let role = if channel.is_empty() { "sub" } else { "channel-sub" };
+            for index in 5..8 {
+                let begin = format!("{prefix}/{role}-{index}: ");
+                let end = format!(" msgs/sec ({each} msgs)");
+                let found = sub.lines().filter(|l| l.starts_with(&begin) && l.ends_with(&end));
+                assert_eq!(found.count(), 1, "{sub}");
+            }
+            assert!(sub.contains(&format!(" KiB/sec ({in_all} msgs)")), "{sub}");
+            let latency = more.contains(&"--request");
+            assert_eq!(publisher.contains("\nLatency: min "), latency, "{publisher}");
+        }
+    }
 }
 
 /// How a text may look in a log that is careless with bytes: as it is, as hexadecimal digits, as the

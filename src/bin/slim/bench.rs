@@ -1,13 +1,14 @@
-//! `slim bench sub` and `slim bench pub`: how many messages go through, and how long they take.
+//! `slim bench sub` and `slim bench pub`, and both with `channel` before: how many messages go
+//! through, and how long they take.
 //!
 //! The flags are those of the published `slimctl bench` that make sense here. The rates of the
-//! subscriber count, from its first message to its last.
+//! subscribers count, each from its first message to its last.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use slim::api::{App, Item, Node, PublishOptions, Retry, SessionOptions};
+use slim::api::{App, Item, Kind, Node, PublishOptions, Retry, Session, SessionOptions};
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
 use slim::limits;
@@ -25,6 +26,17 @@ pub enum Command {
     Sub(SubArguments),
     /// Send messages to the subscribers
     Pub(PubArguments),
+    /// The same with one group of all subscribers, and one publisher
+    #[command(subcommand)]
+    Channel(Channel),
+}
+
+#[derive(Subcommand)]
+pub enum Channel {
+    /// Receive every message of the group, report the rate
+    Sub(SubArguments),
+    /// Make the group, invite the subscribers, send messages to all of them
+    Pub(PubArguments),
 }
 
 #[derive(Args)]
@@ -38,15 +50,15 @@ struct Common {
     /// First parts of the apps' names
     #[arg(long, default_value = "bench/test")]
     prefix: String,
-    /// Messages, split evenly over the apps
+    /// Messages, split evenly over the apps; in a group each subscriber gets all
     #[arg(short = 'n', long, default_value_t = 100_000)]
     msgs: u64,
     /// Bytes of each message
     #[arg(long, default_value_t = 128)]
     size: usize,
-    /// Apps, each with one session
-    #[arg(long, default_value_t = 1)]
-    count: u64,
+    /// Apps, each with one session; with a group its subscribers [default: 1, with a group 2]
+    #[arg(long)]
+    count: Option<u64>,
     /// Number of the first app
     #[arg(long, default_value_t = 0)]
     start_index: u64,
@@ -65,7 +77,7 @@ pub struct SubArguments {
 pub struct PubArguments {
     #[command(flatten)]
     common: Common,
-    /// Wait for the answer to each message, and report the times
+    /// Wait for the answers to each message, and report the times
     #[arg(long)]
     request: bool,
     /// Acknowledged delivery: wait for the acknowledgement of each message
@@ -82,15 +94,39 @@ struct Done {
     latencies: Vec<Duration>,
 }
 
+impl Common {
+    /// The apps that do the same, of `count` if nothing else was said: a number, and a name.
+    fn apps(&self, role: &str, count: u64) -> Vec<(u64, String)> {
+        let numbers = (self.start_index..).zip(0..self.count.unwrap_or(count));
+        numbers.map(|(index, _)| (index, format!("{}/{role}-{index}", self.prefix))).collect()
+    }
+}
+
+/// How many subscribers a group has if nothing else was said.
+const GROUP: u64 = 2;
+
 pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Sub(arguments) => {
-            let work = |app: &App, _, share| subscribe(app, share, arguments.reply);
-            report("Sub", &arguments.common, &all(&arguments.common, "sub", work)?)
+            let (common, reply) = (&arguments.common, arguments.reply);
+            let work = |app: &App, _, share| subscribe(app, share, reply);
+            report("Sub", common, &all(common, &common.apps("sub", 1), work)?)
         }
         Command::Pub(arguments) => {
+            let common = &arguments.common;
             let work = |app: &App, index, share| publish(app, arguments, index, share);
-            report("Pub", &arguments.common, &all(&arguments.common, "pub", work)?)
+            report("Pub", common, &all(common, &common.apps("pub", 1), work)?)
+        }
+        Command::Channel(Channel::Sub(arguments)) => {
+            let (common, reply) = (&arguments.common, arguments.reply);
+            let work = |app: &App, _, _| subscribe(app, common.msgs, reply);
+            report("Sub", common, &all(common, &common.apps("channel-sub", GROUP), work)?)
+        }
+        Command::Channel(Channel::Pub(arguments)) => {
+            let common = &arguments.common;
+            let apps = [(0, format!("{}/channel-pub", common.prefix))];
+            let work = |app: &App, _, _| publish_to_all(app, arguments);
+            report("Pub", common, &all(common, &apps, work)?)
         }
     }
 }
@@ -98,35 +134,34 @@ pub fn run(command: &Command) -> Result<()> {
 /// Runs every app on a thread of its own, on one connection.
 fn all(
     common: &Common,
-    role: &str,
+    apps: &[(u64, String)],
     work: impl Fn(&App, u64, u64) -> Result<Done> + Sync,
 ) -> Result<Vec<Done>> {
     let server = ClientConfig::parse(&common.server)?;
     let signals = Signals::block();
     let node = Arc::new(Node::new(&NodeConfig::default())?);
     let told = signals.end(&node, limits::LINGER, 1)?;
-    told.or(each(&node, &server, common, role, &work))
+    told.or(each(&node, &server, common, apps, &work))
 }
 
 fn each(
     node: &Node,
     server: &ClientConfig,
     common: &Common,
-    role: &str,
+    apps: &[(u64, String)],
     work: &(impl Fn(&App, u64, u64) -> Result<Done> + Sync),
 ) -> Result<Vec<Done>> {
     let connection = node.connect(server, Some(OPEN))?;
     std::thread::scope(|scope| {
         let mut running = Vec::new();
-        for at in 0..common.count {
-            let share = common.msgs / common.count + u64::from(at < common.msgs % common.count);
-            let index = common.start_index + at;
-            let name = format!("{}/{role}-{index}", common.prefix);
+        for (at, (index, name)) in (0..).zip(apps) {
+            let count = apps.len() as u64;
+            let share = common.msgs / count + u64::from(at < common.msgs % count);
             running.push(scope.spawn(move || {
-                let app = node.app_with_secret(&name, &common.secret)?;
-                app.subscribe(&name, connection, Some(OPEN))?;
+                let app = node.app_with_secret(name, &common.secret)?;
+                app.subscribe(name, connection, Some(OPEN))?;
                 note!("ready {name}");
-                work(&app, index, share)
+                work(&app, *index, share)
             }));
         }
         let panicked = |_| Err(Error::Internal("a worker panicked".to_owned()));
@@ -162,12 +197,38 @@ fn subscribe(app: &App, share: u64, reply: bool) -> Result<Done> {
 }
 
 fn publish(app: &App, arguments: &PubArguments, index: u64, share: u64) -> Result<Done> {
+    let name = format!("{}/sub-{index}", arguments.common.prefix);
+    let session = app.open(&session_options(arguments, Kind::PointToPoint), &name, Some(OPEN))?;
+    send(app, &session, arguments, share, 1)
+}
+
+fn publish_to_all(app: &App, arguments: &PubArguments) -> Result<Done> {
     let common = &arguments.common;
+    let group = format!("{}/channel", common.prefix);
+    let session = app.open(&session_options(arguments, Kind::Group), &group, Some(OPEN))?;
+    let subscribers = common.apps("channel-sub", GROUP);
+    for (_, name) in &subscribers {
+        session.invite(name, Some(OPEN))?;
+        note!("invited {name}");
+    }
+    send(app, &session, arguments, common.msgs, subscribers.len())
+}
+
+fn session_options(arguments: &PubArguments, kind: Kind) -> SessionOptions {
     let retry = Retry { interval: Duration::from_millis(500), max_retries: 60 };
     let reliable = arguments.reliable.then_some(retry);
-    let options = SessionOptions { reliable, ..SessionOptions::default() };
-    let session = app.open(&options, &format!("{}/sub-{index}", common.prefix), Some(OPEN))?;
-    let (payload, options) = (vec![0; common.size], PublishOptions::default());
+    SessionOptions { kind, reliable, ..SessionOptions::default() }
+}
+
+/// Sends the messages, each to so many subscribers.
+fn send(
+    app: &App,
+    session: &Session,
+    arguments: &PubArguments,
+    share: u64,
+    subscribers: usize,
+) -> Result<Done> {
+    let (payload, options) = (vec![0; arguments.common.size], PublishOptions::default());
     let mut latencies = Vec::new();
     let begun = Instant::now();
     for _ in 0..share {
@@ -178,8 +239,10 @@ fn publish(app: &App, arguments: &PubArguments, index: u64, share: u64) -> Resul
             session.publish(&payload, &options, None)?;
         }
         if arguments.request {
-            session.receive(Some(REPLY))?;
-            latencies.push(sent.elapsed());
+            for _ in 0..subscribers {
+                session.receive(Some(REPLY))?;
+                latencies.push(sent.elapsed());
+            }
         }
     }
     let ended = Instant::now();
