@@ -267,11 +267,6 @@ fn what_is_not_there_yet_says_so() {
         let error = Error::from(ClientConfig::parse(text).unwrap_err());
         assert!(matches!(error, Error::Unsupported(_)), "{error}");
     }
-    let node = Node::new(&NodeConfig::default()).unwrap();
-    let app = node.app_with_secret("a/b/c", SECRET).unwrap();
-    let options = SessionOptions { kind: slim::api::Kind::Group, ..quick() };
-    let error = app.open(&options, "a/b/room", PATIENCE).unwrap_err();
-    assert!(matches!(error, Error::Unsupported(_)), "{error}");
 }
 
 #[test]

@@ -19,9 +19,9 @@
 //! 9. A publish of a reliable group that succeeds has been delivered to every member that was online as
 //!    the sender saw it, or that member has left since; nothing is delivered twice.
 //! 10. Nothing is delivered to an app that is not in the group, or was invited when the message had
-//!    reached everybody; nothing of a member that has left, as the receiver was told.
+//!     reached everybody; nothing of a member that has left, as the receiver was told.
 //! 11. Who confirmed its removal, or the end of the group, is out; who was welcomed is in. In the end,
-//!    whoever is out knows it, and members agree about who is in and who of them is there.
+//!     whoever is out knows it, and members agree about who is in and who of them is there.
 //!
 //! `SLIM_SIM_SEEDS=n` runs n seeds, `SLIM_SIM_FIRST=n` begins with another one than 0,
 //! `SLIM_SIM_GO_ON=1` does not stop at one that fails; `SLIM_SIM_SEED=n` replays one. Seeds that ever

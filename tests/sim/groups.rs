@@ -152,9 +152,7 @@ impl Groups {
         for (at, app) in self.net.apps.iter().enumerate() {
             let host = &self.net.hosts[app.host];
             let (process, node) = (host.process, host.node);
-            self.tell(|| {
-                format!("app {at} is {} in process {process} at node {node:?}", app.full)
-            });
+            self.tell(|| format!("app {at} is {} in process {process} at node {node:?}", app.full));
         }
         self.rest();
         self.begin();
@@ -416,14 +414,21 @@ impl Groups {
     /// members have to be told meanwhile.
     fn change_bound(&self, group: usize) -> Duration {
         let change = |call: &&Call| {
-            call.group == group
-                && matches!(call.what, What::Invite { .. } | What::Remove { .. })
+            call.group == group && matches!(call.what, What::Invite { .. } | What::Remove { .. })
         };
         let before = self.calls.iter().filter(change).count();
         self.change(group) * (1 + before + 2 * self.groups[group].seats.len()) as u32
     }
 
-    fn call(&mut self, group: usize, seat: usize, op: OpId, what: What, sure: bool, bound: Duration) {
+    fn call(
+        &mut self,
+        group: usize,
+        seat: usize,
+        op: OpId,
+        what: What,
+        sure: bool,
+        bound: Duration,
+    ) {
         let (process, _) = self.net.process_mut(self.groups[group].seats[seat].app);
         let start = self.now();
         self.net.world.settle();
@@ -662,7 +667,10 @@ impl Groups {
         self.calm = Some(self.now());
         for group in 0..self.groups.len() {
             for seat in 0..self.groups[group].seats.len() {
-                if self.groups[group].seats[seat].away && self.roll(3) > 0 && self.is_open(group, seat) {
+                if self.groups[group].seats[seat].away
+                    && self.roll(3) > 0
+                    && self.is_open(group, seat)
+                {
                     self.set_away(group, seat, false, false);
                 }
             }
@@ -758,7 +766,8 @@ impl Groups {
                 }
                 // Whoever has just come back may not know yet who of the others is there.
                 let g = &self.groups[group];
-                let present = self.members(group).into_iter().filter(|n| *n != seat && !g.seats[*n].away);
+                let present =
+                    self.members(group).into_iter().filter(|n| *n != seat && !g.seats[*n].away);
                 let present: BTreeSet<Name> = present.map(|n| g.seats[n].me.clone()).collect();
                 let view = self.view(group, seat).into_iter().filter(|(_, online)| *online);
                 let known = present == view.map(|(name, _)| name).collect();
@@ -801,7 +810,11 @@ impl Groups {
                 let full = self.net.apps[app].full.clone();
                 let alike = |other: &Name| other.components() == full.components();
                 if !roster.keys().any(alike) && !alike(&self.groups[group].seats[0].me) {
-                    let name = if self.roll(2) == 0 { full.clone() } else { Name::parse(&full.service()).unwrap() };
+                    let name = if self.roll(2) == 0 {
+                        full.clone()
+                    } else {
+                        Name::parse(&full.service()).unwrap()
+                    };
                     // A message of a published moderator to any of a name may go to somebody dead.
                     self.invite_name(group, name, sure);
                 }
@@ -1076,7 +1089,8 @@ impl Groups {
         let bound = call.bound + SLACK + self.frozen;
         assert!(took <= bound, "{:?} took {took:?}: {result:?}", call.what);
         let closed = matches!(result, Err(Error::Closed(_)));
-        let fine = result.is_ok() || !call.sure || (closed && matches!(call.what, What::Close { .. }));
+        let fine =
+            result.is_ok() || !call.sure || (closed && matches!(call.what, What::Close { .. }));
         assert!(fine, "group {}: {:?}: {result:?}", call.group, call.what);
         let group = &mut self.groups[call.group];
         match &call.what {

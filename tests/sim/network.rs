@@ -71,10 +71,6 @@ impl Network {
             breaks: 0,
         };
         network.world.keep_items = true;
-        if std::env::var_os("TRACE").is_some() {
-            let w = std::mem::replace(&mut network.world, World::new(seed));
-            network.world = w.with_trace();
-        }
         // Links that grow old are replaced, which is no fault.
         if roll(dice, 3) == 0 {
             let limit = Duration::from_secs(2 + roll(dice, 20) as u64);

@@ -447,17 +447,11 @@ impl World {
         let Some(at) = self.pipes.iter().position(|p| p.from == from && p.end.is_none()) else {
             return;
         };
-        let now = self.now.mono - self.start;
         let World { pipes, trace, copies, record, .. } = self;
         let Pipe { tap, link, .. } = &mut pipes[at];
         let filtered = (*record || copies.is_some()).then(|| {
             tap.pass(bytes, |message| {
                 if *record {
-                    if std::env::var_os("TRACE").is_some()
-                        && format!("{message:?}").contains("Publish(")
-                    {
-                        dbg_message(now, link, message);
-                    }
                     trace.push((link.clone(), message.clone()));
                 }
                 copies.as_mut().map_or(1, |copies| copies(link, message))
@@ -647,38 +641,4 @@ fn new_node(name: &str, seed: u64) -> Node {
         stuck_receiver_timeout: slim::limits::STUCK_RECEIVER_TIMEOUT,
     };
     Node::new(options, Box::new(SeededEntropy::new(seed)))
-}
-
-fn dbg_message(now: Duration, link: &str, message: &slim::wire::Message) {
-    use slim::wire::MessageType;
-    let short = |n: Option<&slim::wire::Name>| {
-        n.and_then(Name::from_wire)
-            .map(|n| n.to_string())
-            .unwrap_or_default()
-            .chars()
-            .take(26)
-            .collect::<String>()
-    };
-    match &message.message_type {
-        Some(MessageType::Publish(p)) => {
-            let (h, s) = (p.header.clone().unwrap(), p.session.unwrap());
-            let c = format!("{:?}", p.msg.as_ref().map(|m| &m.content_type));
-            eprintln!(
-                "    {:>9.3} {link} {:?} s={} m={} {} -> {} fan={} {}",
-                now.as_secs_f64(),
-                s.session_message_type(),
-                s.session_id,
-                s.message_id,
-                short(h.source.as_ref()),
-                short(h.destination.as_ref()),
-                h.fanout,
-                if std::env::var("TRACE").as_deref() == Ok("2") { &c } else { "" }
-            );
-        }
-        other => eprintln!(
-            "    {:>9.3} {link} {:?}",
-            now.as_secs_f64(),
-            format!("{other:?}").chars().take(300).collect::<String>()
-        ),
-    }
 }
