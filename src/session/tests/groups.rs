@@ -25,6 +25,8 @@ pub(super) struct Crowd {
     held: Option<Vec<(usize, SessionKey, ConnectionId, u32)>>,
     pub(super) copies: Copies,
     entropy: SeededEntropy,
+    /// Other names that they subscribed.
+    aliases: Vec<(Name, usize)>,
     /// Messages to one of several go to each in turn.
     turn: usize,
     start: Now,
@@ -55,6 +57,7 @@ impl Crowd {
             held: None,
             copies: Box::new(|_, _, _| 1),
             entropy: SeededEntropy::new(1),
+            aliases: Vec::new(),
             turn: 0,
             start,
             now: start,
@@ -184,9 +187,12 @@ impl Crowd {
     fn receivers(&mut self, from: usize, message: &Message) -> Vec<usize> {
         let (to, fanout) = (destination(message), fanout(message));
         let wanted = |at: &usize| {
-            let name = &self.names[*at];
-            let exact = to.id() == name.id() || to.id().is_null();
-            let named = exact && to.components() == name.components();
+            let aliases = self.aliases.iter().filter(|(_, of)| of == at).map(|(name, _)| name);
+            let mut names = aliases.chain([&self.names[*at]]);
+            let named = names.any(|name| {
+                let exact = to.id() == name.id() || to.id().is_null();
+                exact && to.components() == name.components()
+            });
             *at != from && (named || self.subscribed.contains(&(to.encoded(), *at)))
         };
         let all: Vec<usize> = (0..self.apps.len()).filter(wanted).collect();
@@ -664,6 +670,30 @@ fn spec03_15_where_nobody_answers_the_invitation_fails_in_time_and_the_group_goe
     assert!(text.contains("failed to add participant to session"), "{text}");
     assert!(text.contains("o/n/nobody") && text.contains("discovery request"), "{text}");
     crowd.agree(&[0, 1, 2, 3], "afterwards");
+}
+
+#[test]
+fn spec03_18_who_was_invited_under_another_name_has_that_name_in_the_group() {
+    let mut crowd = Crowd::four(true);
+    let alias = Name::parse("o/n/robert").unwrap();
+    crowd.aliases.push((alias.with_id(crowd.names[1].id()), 1));
+    crowd.apps[1].add_alias(&alias);
+    assert_eq!(crowd.invite(2), Ok(()));
+    let op = crowd.op();
+    let name = alias.clone();
+    crowd.act(MODERATOR, op, |session, cx| session.invite(name, Some(op), cx));
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(names_of(&crowd, 2), ["o/n/ann", "o/n/robert"]);
+    let op = crowd.publish(1, "hello");
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(2 * limits::HEARTBEAT);
+    for (_, mut message) in crowd.sent.iter().filter(|(at, _)| *at == 1).cloned() {
+        let source = header(&mut message).source.as_ref().and_then(Name::from_wire).unwrap();
+        assert_eq!(source, alias.with_id(crowd.names[1].id()), "{:?}", kind(&message));
+    }
+    let op = crowd.remove_start(&alias);
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.seen[1].ended, ["removed by the moderator"]);
 }
 
 #[test]
