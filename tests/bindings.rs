@@ -802,6 +802,27 @@ fn readme_python() {
 }
 
 #[test]
+fn readme_group() {
+    let (_node, port) = node(&mut slim());
+    let mut members = ["alice", "bob"].map(|name| {
+        let mut member = slim();
+        member.args(["group", "--local", &format!("org/demo/{name}"), "--reply"]);
+        member.args(["--shared-secret", "a secret that all apps share, 32 bytes or more"]);
+        member.args(["--slim", &format!("http://127.0.0.1:{port}")]);
+        let member = Process::start(name, &mut member);
+        member.wait_for("ready", |line| line.contains("ready"));
+        member
+    });
+    let mut carol = command("python3");
+    let mut carol = Process::start("carol", carol.arg("-c").arg(block("py", port)));
+    carol.expect_success();
+    let mut heard = carol.lines();
+    heard.sort();
+    assert_eq!(heard, ["alice", "bob"].map(|name| format!("hello, both from org/demo/{name}")));
+    members.iter_mut().for_each(Process::expect_success);
+}
+
+#[test]
 fn readme_go() {
     if !go_is_there() {
         return;
