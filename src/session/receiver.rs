@@ -380,6 +380,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_older_than_the_stream_is_not_acknowledged() {
+        let (mut receiver, now) = (Receiver::joining(RETRY), Instant::now());
+        assert_eq!(arrive(&mut receiver, 7, now).1, ["deliver 7"]);
+        assert_eq!(arrive(&mut receiver, 6, now), (Verdict::TooLate, vec![]));
+        assert_eq!(arrive(&mut receiver, 7, now), (Verdict::Taken, vec![]));
+        // Who asks even then is no sender of ours.
+        let most = RETRY.total() + PATIENCE;
+        let early = now + most - Duration::from_millis(1);
+        assert_eq!(arrive(&mut receiver, 6, early).0, Verdict::TooLate);
+        assert_eq!(arrive(&mut receiver, 6, now + most).0, Verdict::Taken);
+    }
+
+    #[test]
+    fn a_stream_goes_on_after_a_pause() {
+        let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
+        arrive(&mut receiver, 1, now);
+        arrive(&mut receiver, 3, now);
+        let mut out = Vec::new();
+        receiver.pause(&mut out);
+        assert_eq!(out.iter().map(show).collect::<Vec<_>>(), ["lost 2", "deliver 3"]);
+        // An old one does not begin anything, and is not delivered twice.
+        assert_eq!(arrive(&mut receiver, 3, now), (Verdict::Taken, vec![]));
+        assert_eq!(arrive(&mut receiver, 6, now).1, ["deliver 6"]);
+        assert_eq!(arrive(&mut receiver, 5, now), (Verdict::TooLate, vec![]));
+        assert_eq!(arrive(&mut receiver, 2, now), (Verdict::TooLate, vec![]));
+        assert_eq!(arrive(&mut receiver, 1, now), (Verdict::Taken, vec![]));
+        assert_eq!(arrive(&mut receiver, 7, now).1, ["deliver 7"]);
+    }
+
+    #[test]
     fn what_waits_behind_a_gap_is_given_out_in_the_end() {
         let (mut receiver, now) = (Receiver::new(RETRY), Instant::now());
         receiver.last = 0x7fff_fffd;

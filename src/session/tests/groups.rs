@@ -20,6 +20,12 @@ pub(super) struct Crowd {
     wire: VecDeque<(usize, Message)>,
     /// Every message that was sent: from whom.
     pub(super) sent: Vec<(usize, Message)>,
+    /// Which way these went.
+    routes: Vec<Route>,
+    /// What each was given, messages and events, in order.
+    news: Vec<(usize, String)>,
+    /// Connections that channels were subscribed over.
+    joined: Vec<(usize, ConnectionId)>,
     subscribed: BTreeSet<(EncodedName, usize)>,
     /// Subscriptions are not acknowledged for now: these wait.
     held: Option<Vec<(usize, SessionKey, ConnectionId, u32)>>,
@@ -53,6 +59,9 @@ impl Crowd {
             done: BTreeMap::new(),
             wire: VecDeque::new(),
             sent: Vec::new(),
+            routes: Vec::new(),
+            news: Vec::new(),
+            joined: Vec::new(),
             subscribed: BTreeSet::new(),
             held: None,
             copies: Box::new(|_, _, _| 1),
@@ -125,9 +134,17 @@ impl Crowd {
     }
 
     fn on_output(&mut self, at: usize, output: Output) {
+        match &output {
+            Output::Item(_, Item::Message(message)) => {
+                self.news.push((at, String::from_utf8_lossy(&message.payload).into_owned()));
+            }
+            Output::Item(_, Item::Event(event)) => self.news.push((at, format!("{event:?}"))),
+            _ => {}
+        }
         let seen = &mut self.seen[at];
         match output {
-            Output::Send { mut message, about, .. } => {
+            Output::Send { mut message, about, route } => {
+                self.routes.push(route);
                 let mut cx = Context { now: self.now, entropy: &mut self.entropy };
                 self.apps[at].finish(&mut message, &mut cx).unwrap();
                 if let (Some(session), Some(bytes)) = (about.session, about.credit) {
@@ -162,6 +179,7 @@ impl Crowd {
                 self.sessions[at] = None;
             }
             Output::Join { session, channels, connection, ticket } => {
+                self.joined.push((at, connection));
                 for channel in channels {
                     self.subscribed.insert((channel.encoded(), at));
                     match &mut self.held {
@@ -1153,5 +1171,142 @@ fn who_comes_back_gets_what_was_kept_for_it_at_once() {
         assert_eq!(crowd.set_away(1, false), Ok(()));
         assert_eq!(crowd.seen[1].messages, ["kept"], "reliable: {reliable}");
         assert_eq!(crowd.count(MODERATOR, T::Msg), 1);
+    }
+}
+
+fn all() -> Copies {
+    Box::new(|_, _, _| 1)
+}
+
+#[test]
+fn whoever_was_not_heard_yet_is_not_sought_where_others_are() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    assert_eq!(crowd.invite(2), Ok(()));
+    let sent = crowd.sent.iter().zip(&crowd.routes);
+    let found = sent.filter(|((_, m), _)| kind(m) == T::DiscoveryRequest).map(|(_, route)| route);
+    let found: Vec<&Route> = found.collect();
+    assert_eq!(found, [&Route::Any, &Route::Towards(ConnectionId(9))]);
+}
+
+#[test]
+fn a_group_is_joined_over_another_connection_when_its_own_is_gone() {
+    let mut crowd = Crowd::together(true);
+    let count = crowd.joined.len();
+    // Another connection that comes and goes is no matter.
+    crowd.with(1, |app, _| app.handle_other_connection(ConnectionId(10)));
+    crowd.with(1, |app, _| app.handle_gone(ConnectionId(10)));
+    assert_eq!(crowd.joined.len(), count);
+    crowd.with(1, |app, _| app.handle_gone(ConnectionId(9)));
+    crowd.with(1, |app, _| app.handle_other_connection(ConnectionId(11)));
+    crowd.with(1, |app, _| app.handle_other_connection(ConnectionId(12)));
+    assert_eq!(crowd.joined[count..], [(1, ConnectionId(11))]);
+}
+
+#[test]
+fn whoever_is_invited_again_is_not_sent_away() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = without(3);
+    assert!(crowd.remove(3).is_err(), "it cannot confirm it");
+    crowd.copies = all();
+    let (op, name) = (crowd.op(), crowd.names[3].clone());
+    crowd.act(MODERATOR, op, |session, cx| session.invite(name, Some(op), cx));
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 2, 3], "again");
+    crowd.talk(&[0, 1, 2, 3], "again");
+}
+
+#[test]
+fn what_was_missed_does_not_undo_what_came_later() {
+    let mut crowd = Crowd::together(true);
+    // One does not hear that another leaves, is taken for gone, and is back when that one is, too.
+    crowd.copies = without(3);
+    assert_eq!(crowd.remove(2), Ok(()));
+    assert_eq!(crowd.others(MODERATOR), [(1, true), (3, false)]);
+    crowd.copies = all();
+    let op = crowd.invite_start(2);
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 2, 3], "back");
+    crowd.talk(&[0, 1, 2, 3], "back");
+    // The same the other way round: one comes unheard, and has gone when it would be told.
+    assert_eq!(crowd.remove(2), Ok(()));
+    crowd.run(25 * T);
+    crowd.copies = without(3);
+    assert_eq!(crowd.invite(2), Ok(()));
+    crowd.copies = all();
+    assert_eq!(crowd.remove(2), Ok(()));
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 3], "gone");
+}
+
+#[test]
+fn whoever_leaves_while_it_is_let_in_has_not_confirmed_its_welcome() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    crowd.held = Some(Vec::new());
+    let op = crowd.invite_start(2);
+    crowd.with(2, |app, cx| app.shut_down(cx));
+    let result = crowd.result(op);
+    assert!(matches!(result, Err(Error::NoRoute(_))), "{result:?}");
+    crowd.held = None;
+    crowd.run(25 * T);
+    assert_eq!(crowd.others(MODERATOR), [(1, true)]);
+    assert_eq!(crowd.others(1), [(0, true)]);
+}
+
+#[test]
+fn the_end_of_a_group_is_confirmed_though_the_first_answer_is_lost() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = nth(T::GroupAck, 1, 0);
+    assert_eq!(crowd.close(MODERATOR), Ok(()));
+    crowd.run(25 * T);
+    crowd.all_idle("the end");
+}
+
+#[test]
+fn a_close_that_the_end_of_the_app_cuts_short_does_not_succeed() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|_, _, _| 0);
+    let op = crowd.close_start(MODERATOR);
+    crowd.with(MODERATOR, |app, cx| app.shut_down(cx));
+    let result = crowd.result(op);
+    assert!(matches!(result, Err(Error::Undelivered(_))), "{result:?}");
+}
+
+#[test]
+fn nothing_is_said_after_the_end() {
+    // Closing takes until the others would be missed, too.
+    let mut crowd = Crowd::together(false);
+    crowd.copies = without(1);
+    crowd.run(38 * T);
+    let op = crowd.close_start(1);
+    assert!(crowd.result(op).is_err());
+    let last = crowd.seen[1].events.last();
+    assert!(matches!(last, Some(Event::Closed(_))), "{last:?}");
+}
+
+#[test]
+fn what_was_acknowledged_is_given_out_before_the_news_that_its_sender_left() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|from, to, message| {
+        let lost = from == 1 && to == MODERATOR && [T::Msg, T::RtxReply].contains(&kind(message));
+        usize::from(!lost || !text(message).starts_with("first"))
+    });
+    crowd.publish(1, "first");
+    crowd.publish(1, "second");
+    crowd.with(1, |app, cx| app.shut_down(cx));
+    let news: Vec<&String> =
+        crowd.news.iter().filter(|(at, _)| *at == MODERATOR).map(|(_, news)| news).collect();
+    let at = |what: &str| news.iter().position(|n| n.starts_with(what)).expect(what);
+    assert!(at("second") < at("PeerLeft"), "{news:?}");
+}
+
+fn text(message: &Message) -> String {
+    let Some(MessageType::Publish(publish)) = &message.message_type else { panic!() };
+    match publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref()) {
+        Some(ContentType::AppPayload(payload)) => String::from_utf8_lossy(&payload.blob).into(),
+        _ => String::new(),
     }
 }
