@@ -618,8 +618,9 @@ impl Groups {
 
     fn advance(&mut self, time: Duration) {
         let end = self.now() + time;
-        // Who sets routes sees at once that a link is new.
-        let most = if self.net.nodes.len() == 2 { SECOND / 10 } else { time };
+        // Who sets routes sees at once that a link is new, as long as links break.
+        let breaks = self.net.nodes.len() == 2 && self.calm.is_none();
+        let most = if breaks { SECOND / 10 } else { time };
         loop {
             let next = self.later.iter().map(|(at, _)| *at).min().filter(|at| *at < end);
             let step = next.unwrap_or(end).saturating_duration_since(self.now()).min(most);
@@ -1012,7 +1013,12 @@ impl Groups {
         assert!(!old, "{text}: older than its membership");
         assert!(!seat.gone.contains(&from), "{text}: from somebody who had left");
         let before = seat.received.get(&from);
-        assert!(!before.is_some_and(|seen| seen.contains(&number)), "{text}: twice");
+        // Best effort, from an app of the same process, on a link that took its time to end: the node
+        // sends it back over the link that has taken its place.
+        let host = |seat: &Seat| self.net.apps[seat.app].host;
+        let echo = !reliable && host(sender) == host(seat) && published.breaks < self.net.breaks;
+        let twice = before.is_some_and(|seen| seen.contains(&number));
+        assert!(!twice || echo, "{text}: twice");
         // Without acknowledgements, what is still on an old connection may come after what is sent
         // over a new one.
         let to_all = |n: &&usize| sender.published[**n].to.is_none();
@@ -1020,7 +1026,7 @@ impl Groups {
         let one_way =
             |last: usize| !self.stale && sender.published[last].breaks == published.breaks;
         let late = last.is_some_and(|last| last > number && (reliable || one_way(last)));
-        assert!(!late || published.to.is_some(), "{text}: out of order, after {last:?}");
+        assert!(!late || published.to.is_some() || twice, "{text}: out of order, after {last:?}");
         let seat = &mut self.groups[group].seats[at];
         seat.received.entry(from).or_default().insert(number);
     }
