@@ -104,7 +104,7 @@ class Member:
 
     def take_part(self):
         """Listens to the others and to what is typed, until one of them ends it."""
-        watched, more = [self.session, sys.stdin], True
+        watched, more = [self.session] + [sys.stdin] * (sys.stdin is not None), True
         while more:
             if self.at_terminal:
                 print(PROMPT, end="", flush=True)
