@@ -9,8 +9,8 @@ use super::app::parse_name;
 use super::node::unexpected;
 use super::{Direction, Fields, Item, Kind, Message, Op, Retry, Timeout};
 use crate::driver::{
-    check_size, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply, SessionShared,
-    Shared,
+    check_size, may_wait, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply,
+    SessionShared, Shared,
 };
 use crate::error::{Error, Result};
 use crate::name::Name;
@@ -177,6 +177,7 @@ impl Session {
     /// [`Error::Exists`]: it is in the group. [`Error::NotAllowed`]: this is no group, or this side
     /// is not its moderator. [`Error::NoRoute`]: nobody valid answered.
     pub fn invite(&self, name: &str, timeout: Timeout) -> Result<()> {
+        may_wait(timeout, "waiting for somebody to join the group")?;
         let (slot, op) = self.invite_slot(name)?;
         let result = op.wait(timeout);
         if let Err(Error::Timeout(_)) = result {
@@ -208,6 +209,7 @@ impl Session {
     /// [`Error::NotFound`]: nobody of that name is in the group. [`Error::InvalidArgument`]: several
     /// are. [`Error::Undelivered`]: it is out, but did not confirm it.
     pub fn remove(&self, name: &str, timeout: Timeout) -> Result<()> {
+        may_wait(timeout, "waiting for somebody to leave the group")?;
         match self.remove_start(name)?.wait(timeout) {
             Err(Error::Timeout(_)) => {
                 Err(Error::Timeout(format!("waiting for {name} to leave the group")))

@@ -19,4 +19,4 @@ pub(crate) use command::{
 pub(crate) use event_loop::{NodeHandle, Shared};
 pub(crate) use fork::generation;
 pub use inbox::Timeout;
-pub(crate) use inbox::{deadline_after, Inbox};
+pub(crate) use inbox::{deadline_after, may_wait, Inbox};

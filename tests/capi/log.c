@@ -181,6 +181,7 @@ static void set_by_two(void)
  * elsewhere; the rest works. At last it frees the node whose thread it is called in. */
 static struct {
     struct talk talk;
+    slim_session *group;
     slim_node *hub;
     pthread_t main;
     atomic_int of_main, of_node, free_it, freed;
@@ -214,7 +215,11 @@ static void call_back(void *user, int32_t level, const char *target, const char 
     REFUSED(slim_app_accept(talk->alice, SLIM_WAIT_FOREVER, &session));
     REFUSED(slim_session_open(talk->alice, NULL, "org/ns/bob", PATIENCE, &session));
     REFUSED(slim_session_open_start(talk->alice, NULL, "org/ns/bob", &session, &op));
-    REFUSED(slim_session_receive(talk->ours, 1, &received));
+    REFUSED(slim_session_receive(talk->ours, PATIENCE, &received));
+    REFUSED(slim_session_invite(inner.group, "org/ns/bob", PATIENCE));
+    REFUSED(slim_session_remove(inner.group, "org/ns/bob", PATIENCE));
+    REFUSED(slim_session_suspend(inner.group, PATIENCE));
+    REFUSED(slim_session_rejoin(inner.group, PATIENCE));
     REFUSED(slim_session_participants(talk->ours, PATIENCE, &list));
     REFUSED(slim_session_close(talk->ours, SLIM_WAIT_FOREVER));
     EXPECT(SLIM_ERR_TIMEOUT, slim_session_receive(talk->ours, 0, &received));
@@ -245,9 +250,13 @@ static void calls_from_inside(void)
     char endpoint[64], bytes[256];
     ssize_t got;
     int raw = socket(AF_INET, SOCK_STREAM, 0);
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *none = POISON;
 
     inner.main = pthread_self();
     talk_begin(&inner.talk, NULL);
+    options.kind = SLIM_SESSION_GROUP;
+    OK(slim_session_open(inner.talk.alice, &options, "org/ns/group", PATIENCE, &inner.group));
     OK(slim_log_set(SLIM_LOG_TRACE, call_back, NULL));
     do {
         slim_node *node = server(endpoint), *other = NULL;
@@ -257,6 +266,11 @@ static void calls_from_inside(void)
     } while (!atomic_load(&inner.of_main) || !atomic_load(&inner.of_node));
     OK(slim_log_set(SLIM_LOG_OFF, NULL, NULL));
     hear(inner.talk.theirs, "from inside");
+    /* What was refused was not begun. */
+    OK(slim_session_close(inner.group, PATIENCE));
+    EXPECT(SLIM_ERR_TIMEOUT, slim_app_accept(inner.talk.bob, 0, &none));
+    CHECK(none == POISON);
+    slim_session_free(inner.group);
     talk_end(&inner.talk);
 
     inner.hub = server(endpoint);
