@@ -191,7 +191,9 @@ impl Node {
         let Some(sender) = apps.get_mut(&id) else { return };
         let mut cx = Context { now, entropy: &mut **entropy };
         if let Err(error) = sender.app.finish(&mut message, &mut cx) {
-            return log::error!("a message could not be signed: {error}");
+            log::error!("a message could not be signed: {error}");
+            let text = format!("it could not be signed: {error}");
+            return self.with_app(id, now, |app, cx| app.handle_no_match(&about, &text, cx));
         }
         let from = sender.connection;
         let mut frame = Frame::new(message);

@@ -18,7 +18,9 @@ impl Session {
         if message.kind.is_control() {
             self.follow_to(message.connection);
         }
-        if self.roster.heard(name, message.connection, cx.now.mono) {
+        // Data is not signed: it leads to no other connection.
+        let via = message.kind.is_control().then_some(message.connection);
+        if self.roster.heard(name, via, cx.now.mono) {
             self.came_back(name, cx);
         }
     }
@@ -52,7 +54,7 @@ impl Session {
     /// Every ten seconds: who was silent for too long, and a sign of life of our own.
     pub(super) fn look_around(&mut self, cx: &mut Context<'_>) {
         self.look = cx.now.mono + limits::HEARTBEAT;
-        if !self.has_joined() || self.is_away() {
+        if !self.has_joined() || self.is_going() {
             return;
         }
         for name in self.roster.silent() {

@@ -338,7 +338,9 @@ fn is_taken_while_away(kind: SessionMessageType) -> bool {
     use SessionMessageType as T;
     matches!(
         kind,
-        T::GroupAck
+        T::MsgAck
+            | T::RtxRequest
+            | T::GroupAck
             | T::GroupNack
             | T::GroupUpdate
             | T::GroupWelcome
@@ -606,6 +608,9 @@ impl Session {
             return self.publish(payload, op, cx);
         }
         let known = match self.roster.get(member) {
+            Some(found) if !found.receives() => {
+                Err(Error::NotAllowed(format!("{member} takes no messages: it only sends")))
+            }
             Some(_) => self.may_publish(),
             None => Err(Error::NotFound(format!("participant not found in group: {member}"))),
         };

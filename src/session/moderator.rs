@@ -334,7 +334,7 @@ impl Session {
         };
         self.requests.cancel(message.message_id);
         let peer = message.source.clone();
-        self.roster.heard(&peer, message.connection, cx.now.mono);
+        self.roster.heard(&peer, Some(message.connection), cx.now.mono);
         // Then the news, then the welcome, back to back (spec 03 section 5).
         let op = GroupUpdateOp::Add;
         let (participant, name, message_id) = (participant.clone(), peer.clone(), cx.message_id());

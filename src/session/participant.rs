@@ -198,7 +198,10 @@ impl Session {
         let Some(CommandPayloadType::GroupUpdate(update)) = message.command() else {
             return log::warn!("session {}: a GROUP_UPDATE without its payload", self.id);
         };
-        // One that comes before our welcome is confirmed will come again.
+        // One that comes before our welcome is confirmed will come again. Between two nothing changes.
+        if self.config.kind != Kind::Group {
+            return;
+        }
         if !self.participant().is_some_and(|participant| participant.has_joined()) {
             return;
         }

@@ -106,9 +106,15 @@ impl Session {
         self.presence.away && !coming
     }
 
+    /// Whether this side is away, or the others are being told that it will be: a sign of life would
+    /// take that back.
+    pub(super) fn is_going(&self) -> bool {
+        self.presence.away || self.presence.changing.as_ref().is_some_and(|c| c.away)
+    }
+
     /// Whether this side takes part at the moment.
     pub(super) fn check_here(&self) -> Result<(), Error> {
-        match self.presence.away {
+        match self.is_going() {
             true => Err(Error::NotAllowed("the session is suspended".to_owned())),
             false => Ok(()),
         }

@@ -34,6 +34,11 @@ pub(super) struct Member {
 }
 
 impl Member {
+    /// Whether it takes what is published.
+    pub(super) fn receives(&self) -> bool {
+        self.direction.receives()
+    }
+
     /// How it is described to others.
     pub(super) fn describe(&self, name: &Name) -> Participant {
         describe(name, self.direction, self.online)
@@ -117,14 +122,15 @@ impl Roster {
         audience
     }
 
-    /// Something was heard of a member, over this connection. `true`: it was offline and is back.
-    pub(super) fn heard(&mut self, name: &Name, via: ConnectionId, now: Instant) -> bool {
+    /// Something was heard of a member, over this connection if it was proved to come from there.
+    /// `true`: it was offline and is back.
+    pub(super) fn heard(&mut self, name: &Name, via: Option<ConnectionId>, now: Instant) -> bool {
         let Some(member) = self.members.get_mut(name) else {
             return false;
         };
         member.silent = 0;
         member.heard = Some(now);
-        member.via = Some(via);
+        member.via = via.or(member.via);
         !member.away && !std::mem::replace(&mut member.online, true)
     }
 

@@ -1105,6 +1105,82 @@ fn strangers_and_members_cannot_change_who_takes_part() {
 }
 
 #[test]
+fn data_leads_no_message_to_another_connection() {
+    let mut crowd = Crowd::together(true);
+    // An acknowledgement is not signed: anybody can send one in a member's name.
+    let op = crowd.publish(0, "hello");
+    assert_eq!(crowd.result(op), Ok(()));
+    let ack = |(at, m): &&(usize, Message)| *at == 1 && kind(m) == T::MsgAck;
+    let forged = crowd.sent.iter().find(ack).unwrap().1.clone();
+    crowd.with(0, |app, cx| app.handle_message(forged, ConnectionId(66), cx));
+    let op = crowd.publish_to(0, 1, "for you alone");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert!(!crowd.routes.contains(&Route::Over(ConnectionId(66))));
+    assert_eq!(crowd.seen[1].messages.last().unwrap(), "for you alone");
+}
+
+#[test]
+fn a_session_with_one_peer_has_no_news_of_members() {
+    let crowd = Crowd::together(true);
+    let news = |(at, m): &&(usize, Message)| *at == 0 && kind(m) == T::GroupUpdate;
+    let mut update = crowd.sent.iter().find(news).unwrap().1.clone();
+    let mut pair = Pair::new();
+    let (_, theirs) = pair.open(true);
+    let join = pair.sent.iter().find(|(_, m)| kind(m) == T::JoinRequest).unwrap().1.clone();
+    let (Some(MessageType::Publish(ours)), Some(MessageType::Publish(publish))) =
+        (&join.message_type, &mut update.message_type)
+    else {
+        panic!()
+    };
+    publish.header = ours.header.clone();
+    let mut session = ours.session.unwrap();
+    session.session_message_type = T::GroupUpdate as i32;
+    session.message_id = 4711;
+    publish.session = Some(session);
+    sign_as(&mut update, "o/n/alice_x");
+    pair.with(1, |app, cx| app.handle_message(update, ConnectionId(9), cx));
+    assert_eq!(pair.apps[1].participants(theirs).unwrap().len(), 1);
+}
+
+#[test]
+fn what_was_published_before_a_suspension_is_still_acknowledged() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 2 || kind(m) != T::MsgAck));
+    let op = crowd.publish(2, "last words");
+    assert_eq!(crowd.set_away(2, true), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.result(op), Ok(()));
+}
+
+#[test]
+fn whoever_is_going_away_gives_no_sign_of_life() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|from, _, m| usize::from(from != 3 || kind(m) != T::GroupAck));
+    let (op, beats) = (crowd.op(), crowd.count(2, T::Heartbeat));
+    crowd.run(limits::HEARTBEAT - T);
+    crowd.act(2, op, |session, cx| session.set_presence(true, Some(op), cx));
+    assert!(!crowd.done.contains_key(&op), "one has not answered");
+    let name = crowd.names[1].clone();
+    let invite = crowd.op();
+    crowd.act(2, invite, |session, cx| session.invite(name, Some(invite), cx));
+    assert!(crowd.done[&invite].1.is_err());
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(3 * limits::HEARTBEAT);
+    assert!(crowd.count(2, T::Heartbeat) <= beats + 1, "none after it began to go");
+    assert!(crowd.others(0).contains(&(2, false)));
+}
+
+#[test]
+fn nothing_is_sent_to_one_who_takes_nothing() {
+    let mut crowd = Crowd::four(true);
+    crowd.apps[1].set_direction(Direction::SendOnly);
+    assert_eq!(crowd.invite(1), Ok(()));
+    let op = crowd.publish_to(0, 1, "thanks");
+    assert!(matches!(crowd.result(op), Err(Error::NotAllowed(text)) if text.contains("o/n/bob")));
+    assert_eq!(crowd.seen[0].credit.0, 1);
+}
+
+#[test]
 fn channels_of_another_identity_are_refused() {
     let mut crowd = Crowd::four(true);
     crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::JoinRequest));
