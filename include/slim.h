@@ -631,8 +631,8 @@ slim_status slim_session_remove_start(slim_session *session,
                                       slim_op **op);
 
 // Goes away from the group for a while and waits until the other members know: they see this side
-// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays
-// a member.
+// offline. What is published meanwhile is not received, unless it is still on its way when this
+// side comes back; publishing is NOT_ALLOWED. This side stays a member.
 // Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
 // goes on), CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_suspend(slim_session *session, int32_t timeout_ms);

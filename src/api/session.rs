@@ -229,7 +229,8 @@ impl Session {
     }
 
     /// Goes away from the group for a while: the others see this side offline and do not wait for
-    /// its acknowledgements; what is published meanwhile is not received.
+    /// its acknowledgements; what is published meanwhile is not received, unless it is
+    /// still on its way at the return.
     pub fn suspend(&self, timeout: Timeout) -> Result<()> {
         let key = self.shared.key;
         let command = |answer| Command::SetAway(key, true, answer);

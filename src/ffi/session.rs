@@ -570,8 +570,8 @@ pub unsafe extern "C" fn slim_session_remove_start(
 }
 
 /// Goes away from the group for a while and waits until the other members know: they see this side
-/// offline. What is published meanwhile is not received; publishing is NOT_ALLOWED. This side stays
-/// a member.
+/// offline. What is published meanwhile is not received, unless it is still on its way when this
+/// side comes back; publishing is NOT_ALLOWED. This side stays a member.
 /// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
 /// goes on), CLOSED.
 ///
