@@ -97,6 +97,7 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SIM_SEEDS=100000 $(CARGO) test --release --features cli --test sim
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
+	SLIM_SOAK=1 $(CARGO) test --release --features cli --lib mls::
 	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1
 	@rustc +nightly --version >/dev/null 2>&1 || \
 		echo "the Rust tests are not run under ASAN: no nightly Rust" >&2

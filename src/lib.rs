@@ -33,14 +33,16 @@
 //!         | handle_*(input, now)                ^ poll_output(), poll_timeout(), output bytes
 //!         v                                     |
 //!  core: node/  =  link/ (http2, grpc, negotiation, header MAC)  ->  router/  ->  session/
+//!                                                            session/ stands on identity/, mls/
 //! ```
 //!
 //! **The core is sans-I/O.** Everything under [`wire`], [`http2`], [`grpc`], [`link`], [`router`],
-//! [`identity`], [`session`] and [`node`] has no sockets, threads, clocks, environment or files.
-//! Time comes in as [`clock::Now`], randomness from an injected [`entropy::Entropy`]. So whole
-//! networks run in a test, in virtual time, from a seed. Known leaks: nghttp2 measures its rate
-//! limits with a clock of its own, and aws-lc draws its own randomness for ECDSA signatures; a seed
-//! replays a history, not the signature bytes.
+//! [`identity`], `mls`, [`session`] and [`node`] has no sockets, threads, clocks, environment or
+//! files. Time comes in as [`clock::Now`], randomness from an injected [`entropy::Entropy`]. So
+//! whole networks run in a test, in virtual time, from a seed. Known leaks: nghttp2 measures its
+//! rate limits with a clock of its own, OpenMLS looks at the system's clock when it checks key
+//! packages, and aws-lc draws its own randomness for ECDSA signatures; a seed replays a history,
+//! not the signature bytes.
 //!
 //! Every machine has the same verbs: `handle_*(input, now)`, `handle_timeout(now)`,
 //! `poll_timeout()`, `poll_output()`. Nothing calls back.
@@ -55,6 +57,8 @@
 //! | who may speak first, keys, MACs, pings, the end of a link | [`link`] |
 //! | who gets a message, default gateway | [`router`] (`table`) |
 //! | tokens, keys, signatures, identity binding | [`identity`] |
+//! | encrypted groups: members, epochs, sealing and opening | `mls/mod.rs` |
+//! | MLS's cryptography and private keys; HPKE | `mls/provider.rs`, `storage.rs`, `hpke.rs` |
 //! | an app: discovery, invitations, verification, signing | `session/app.rs` |
 //! | opening, inviting, welcoming, closing | `session/moderator.rs` |
 //! | being invited, being closed | `session/participant.rs` |
@@ -116,7 +120,7 @@
 //!
 //! Groups: the roster, the moderator's task queue and the requests know several members already;
 //! `Kind::Group` is refused until its messages are there. MLS: data is sealed between the session
-//! and `App::finish`. TLS: between `driver/socket.rs` and the link. JWT: one more
+//! and `App::finish`, by `mls::Group`. TLS: between `driver/socket.rs` and the link. JWT: one more
 //! [`identity::Provider`] and [`identity::Verifier`]. The publish buffer goes behind
 //! `Command::Publish`, the flow cache behind [`wire::Frame::verify`] and [`wire::Frame::encode`].
 
@@ -133,6 +137,8 @@ pub mod identity;
 pub mod limits;
 pub mod link;
 pub mod logging;
+#[doc(hidden)]
+pub mod mls;
 pub mod name;
 pub mod node;
 pub mod router;

@@ -42,6 +42,10 @@ pub const BEST_EFFORT_MESSAGES: usize = 4096;
 pub const RECEIVER_BYTES: usize = SESSION_BYTES;
 /// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
 pub const RECEIVER_WINDOW: u32 = 512;
+/// Epochs before the present one whose messages an encrypted group can still open.
+pub const MLS_PAST_EPOCHS: usize = 3;
+/// How far messages of one sender may overtake another, or be lost, for each to be opened still.
+pub const MLS_SKIPPED_MESSAGES: u32 = 1024;
 /// Time between two heartbeats, and between two looks at who was silent.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silent looks after which a peer counts as offline.

@@ -48,7 +48,7 @@ fn the_core_reads_nothing_of_the_world_by_itself() {
         "std::io",
         "File::",
     ];
-    let folders = ["wire", "http2", "link", "router", "session", "identity", "node"];
+    let folders = ["wire", "http2", "link", "router", "session", "identity", "mls", "node"];
     let mut files: Vec<PathBuf> =
         folders.iter().flat_map(|f| rust_files(&root().join("src").join(f))).collect();
     files.push(root().join("src/grpc.rs"));
