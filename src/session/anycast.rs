@@ -31,8 +31,8 @@ pub(super) struct Anycast {
 
 /// One message and the session that it has.
 struct Flow {
-    /// Room that its message still takes.
-    room: Option<usize>,
+    /// Room that its message and the answers to its instance still take: messages and bytes.
+    room: (usize, usize),
     /// Its message was acknowledged, answered, or has failed.
     settled: bool,
     /// Something happened since `last`.
@@ -121,12 +121,14 @@ impl Anycast {
             }
             SessionOutput::Credit { messages, bytes } => {
                 flow.settled = true;
-                flow.room = None;
+                flow.room.0 = flow.room.0.saturating_sub(messages);
+                flow.room.1 = flow.room.1.saturating_sub(bytes);
                 Some(Output::Credit { session, messages, bytes })
             }
             SessionOutput::Ended { .. } => {
-                let bytes = self.flows.remove(&id)?.room?;
-                Some(Output::Credit { session, messages: 1, bytes })
+                // What it took and did not give back comes back with its end.
+                let (messages, bytes) = self.flows.remove(&id)?.room;
+                (messages > 0 || bytes > 0).then_some(Output::Credit { session, messages, bytes })
             }
             _ => None,
         }
@@ -230,6 +232,11 @@ impl App {
         };
         match open.iter().rev().find(with) {
             Some(&id) => {
+                let flow = self.anycast(key).and_then(|anycast| anycast.flows.get_mut(&id));
+                if let Some(flow) = flow {
+                    flow.room.0 += 1;
+                    flow.room.1 += payload.len();
+                }
                 if let Some(entry) = self.sessions.get_mut(&id) {
                     entry.session.publish(payload.clone(), op, cx);
                 }
@@ -386,7 +393,7 @@ impl App {
             let Some(Waiting { payload, op, .. }) = anycast.waiting.pop_front() else { return };
             let (config, full) = (anycast.config.clone(), anycast.inbox_full);
             let destination = anycast.fields.destination.clone();
-            let (room, last) = (Some(payload.len()), cx.now.mono);
+            let (room, last) = ((1, payload.len()), cx.now.mono);
             let flow = Flow { room, settled: false, touched: false, last, closing: false };
             anycast.flows.insert(id, flow);
             let (me, subject) = (self.name().clone(), self.provider.subject());

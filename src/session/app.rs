@@ -255,13 +255,21 @@ impl App {
         }
     }
 
-    /// Does something with a session; where it is over, `op` is told so.
+    /// Does something with a session; where it is over, or has no members, `op` is told so.
     pub(crate) fn act(
         &mut self,
         key: SessionKey,
         op: Option<OpId>,
         act: impl FnOnce(&mut Session),
     ) {
+        if let Some(fields) = self.anycast_fields(key) {
+            let text = format!(
+                "a session with any instance of {} has no members, and cannot be suspended",
+                fields.destination
+            );
+            let error = Error::NotAllowed(text);
+            return self.outputs.extend(op.map(|op| Output::Done(op, Err(error))));
+        }
         if self.with(key, act).is_none() {
             self.done_closed(op);
         }

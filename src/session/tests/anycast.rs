@@ -200,6 +200,47 @@ fn closing_is_bounded_though_nobody_answers_any_more() {
     assert!(service.crowd.apps[CLIENT].is_idle());
 }
 
+/// A message, and an answer to whoever took it; the acknowledgement of one of them is lost. Then the
+/// instance leaves.
+fn room_after_the_end(unacked: &'static str) -> (usize, usize) {
+    let mut service = Service::new(1, true);
+    service.crowd.copies = Box::new(move |_, _, message| {
+        let number = if unacked == "hello" { 1 } else { 2 };
+        usize::from(kind(message) != T::MsgAck || message_id(message) != number)
+    });
+    service.publish("hello");
+    let (op, session) = (service.crowd.op(), service.session);
+    let to = service.crowd.names[1].clone();
+    let payload = Payload::new(b"thanks".to_vec(), "", BTreeMap::new());
+    service.crowd.with(CLIENT, |app, cx| app.publish_to(session, &to, payload, Some(op), cx));
+    assert_eq!(service.crowd.seen[1].messages, ["hello", "thanks"]);
+    let theirs = service.crowd.seen[1].accepted[0];
+    service.crowd.with(1, |app, cx| app.close(theirs, None, cx));
+    service.crowd.run(T);
+    assert_eq!(service.crowd.apps[CLIENT].sessions(), 1, "that flow is over");
+    service.crowd.seen[CLIENT].credit
+}
+
+#[test]
+fn all_room_comes_back_when_an_instance_leaves_unacknowledged() {
+    assert_eq!(room_after_the_end("thanks"), (2, 11), "the answer");
+    assert_eq!(room_after_the_end("hello"), (2, 11), "the message, but not the answer");
+}
+
+#[test]
+fn members_and_suspension_are_not_for_any_instances() {
+    let mut service = Service::new(1, true);
+    for suspend in [true, false] {
+        let (op, session) = (service.crowd.op(), service.session);
+        service.crowd.with(CLIENT, |app, cx| {
+            app.act(session, Some(op), |session| session.set_presence(suspend, Some(op), cx));
+        });
+        let result = service.crowd.done[&op].1.clone();
+        let Err(Error::NotAllowed(text)) = result else { panic!("{result:?}") };
+        assert!(text.contains("o/n/service"), "{text}");
+    }
+}
+
 #[test]
 fn a_group_is_no_service() {
     let mut crowd = Crowd::new(&["o/n/client"]);
