@@ -90,6 +90,8 @@ pub const ANYCAST_IDLE: Duration = Duration::from_secs(30);
 pub const ANYCAST_PAUSE: Duration = Duration::from_secs(1);
 /// Changes of a group that are kept for a member which cannot be reached.
 pub const MISSED_UPDATES: usize = 1024;
+/// Invitations and removals of a group that wait for those before them; more are refused.
+pub const WAITING_CHANGES: usize = 1024;
 /// Removed members that did not confirm it and are remembered, to be told again.
 pub const UNCONFIRMED_REMOVALS: usize = 1024;
 /// Hops that a message may make.

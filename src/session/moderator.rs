@@ -23,6 +23,8 @@ use crate::wire::{
 pub(super) struct Moderator {
     current: Option<Task>,
     waiting: VecDeque<Task>,
+    /// Tasks are being begun.
+    beginning: bool,
     /// Changes that members have not confirmed, since they could not be reached.
     missed: BTreeMap<Name, VecDeque<Change>>,
     /// What the current task has told, or tells.
@@ -126,6 +128,13 @@ impl Session {
         if !self.is_open() {
             return Err(Error::closed("session"));
         }
+        let waiting = self.waiting_changes();
+        if waiting >= limits::WAITING_CHANGES {
+            return Err(Error::Limit(format!(
+                "cannot {what} {target} now: {waiting} invitations and removals wait for those before \
+                 them, the limit of a group"
+            )));
+        }
         if *target == self.me {
             let text = format!("{target} is this app itself: it is in the group");
             return Err(Error::InvalidArgument(text));
@@ -133,19 +142,19 @@ impl Session {
         self.check_here()
     }
 
-    /// Nobody waits for an invitation or a removal any more. An invitation that has not come to its
-    /// end is taken back.
+    /// The time of whoever waits for an invitation or a removal is over. An invitation that has not
+    /// come to its end is taken back, and answered with [`Error::Timeout`]; a removal goes on.
     pub(crate) fn cancel(&mut self, op: OpId, cx: &mut Context<'_>) {
+        let invitation =
+            |task: &Task| task.op == Some(op) && matches!(task.work, Work::Add { .. });
+        let taken_back = || Error::Timeout("waiting for somebody to join".to_owned());
         let Some(moderator) = self.moderator() else { return };
-        for task in moderator.current.iter_mut().chain(&mut moderator.waiting) {
-            if task.op == Some(op) && !matches!(task.work, Work::Add { .. }) {
-                task.op = None;
-            }
+        if moderator.current.as_ref().is_some_and(invitation) {
+            return self.abort_add(taken_back(), cx);
         }
-        moderator.waiting.retain(|task| task.op != Some(op));
-        if moderator.current.as_ref().is_some_and(|task| task.op == Some(op)) {
-            let error = Error::Closed("the invitation was taken back".to_owned());
-            self.abort_add(error, cx);
+        if let Some(at) = moderator.waiting.iter().position(invitation) {
+            moderator.waiting.remove(at);
+            self.done(Some(op), Err(taken_back()));
         }
     }
 
@@ -168,6 +177,13 @@ impl Session {
         }
     }
 
+    /// Invitations and removals that wait for those before them.
+    fn waiting_changes(&self) -> usize {
+        let Role::Moderator(moderator) = &self.role else { return 0 };
+        let change = |task: &&Task| matches!(task.work, Work::Add { .. } | Work::Remove { .. });
+        moderator.waiting.iter().filter(change).count()
+    }
+
     fn add_task(&mut self, target: Name, op: Option<OpId>, cx: &mut Context<'_>) {
         let work = Work::Add { target, step: Step::Queued };
         self.enqueue(Task { op, work }, cx);
@@ -180,18 +196,30 @@ impl Session {
         }
     }
 
-    /// Begins what waits, until something has to be waited for.
+    /// Begins what waits, until something has to be waited for. A task that is over at once comes back
+    /// here: the loop goes on with the next one.
     pub(super) fn next_task(&mut self, cx: &mut Context<'_>) {
-        loop {
-            let open = self.is_open();
-            let Some(moderator) = self.moderator() else { return };
-            if moderator.current.is_some() || !open {
-                return;
-            }
-            let Some(task) = moderator.waiting.pop_front() else { return };
-            moderator.current = Some(task);
+        let Some(moderator) = self.moderator() else { return };
+        if std::mem::replace(&mut moderator.beginning, true) {
+            return;
+        }
+        while self.take_task() {
             self.begin_task(cx);
         }
+        if let Some(moderator) = self.moderator() {
+            moderator.beginning = false;
+        }
+    }
+
+    /// The task that has waited longest is the current one, if there is none.
+    fn take_task(&mut self) -> bool {
+        let open = self.is_open();
+        let Some(moderator) = self.moderator() else { return false };
+        if moderator.current.is_some() || !open {
+            return false;
+        }
+        moderator.current = moderator.waiting.pop_front();
+        moderator.current.is_some()
     }
 
     fn begin_task(&mut self, cx: &mut Context<'_>) {

@@ -1056,6 +1056,8 @@ fn an_invitation_is_taken_back_at_every_stage() {
         for op in [waiting, op] {
             let key = crowd.sessions[MODERATOR].unwrap();
             crowd.with(MODERATOR, |app, cx| app.act(key, None, |session| session.cancel(op, cx)));
+            let result = &crowd.done.get(&op).expect("an answer").1;
+            assert!(matches!(result, Err(Error::Timeout(_))), "{stage:?}: {result:?}");
         }
         crowd.copies = Box::new(|_, _, _| 1);
         crowd.run(Duration::from_secs(30));
@@ -1063,6 +1065,62 @@ fn an_invitation_is_taken_back_at_every_stage() {
         assert_eq!(crowd.invite(2), Ok(()), "{stage:?}");
         crowd.talk(&[0, 1, 2], "afterwards");
     }
+}
+
+#[test]
+fn a_removal_that_nobody_waits_for_goes_on_and_is_answered() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::GroupAck));
+    let ops = [3, 2].map(|at| crowd.remove_start(&crowd.names[at].clone()));
+    let key = crowd.sessions[MODERATOR].unwrap();
+    for op in ops {
+        crowd.with(MODERATOR, |app, cx| app.act(key, None, |session| session.cancel(op, cx)));
+        assert!(!crowd.done.contains_key(&op));
+    }
+    crowd.copies = all();
+    for op in ops {
+        assert_eq!(crowd.result(op), Ok(()));
+    }
+    crowd.agree(&[0, 1], "removed");
+}
+
+/// A group whose moderator waits for an answer to its first invitation, and so many removals of nobody.
+fn waiting(removals: usize) -> (Crowd, OpId, Vec<OpId>) {
+    let mut crowd = Crowd::four(true);
+    crowd.copies = Box::new(|_, _, _| 0);
+    let first = crowd.invite_start(1);
+    let nobody = Name::parse("o/n/nobody").unwrap();
+    let waiting = (0..removals).map(|_| crowd.remove_start(&nobody)).collect();
+    (crowd, first, waiting)
+}
+
+#[test]
+fn so_many_changes_of_a_group_wait_and_no_more() {
+    let (mut crowd, first, waiting) = waiting(limits::WAITING_CHANGES);
+    assert!(waiting.iter().all(|op| !crowd.done.contains_key(op)), "at the limit");
+    for op in [crowd.invite_start(2), crowd.remove_start(&crowd.names[3].clone())] {
+        let result = crowd.done.get(&op).expect("an answer").1.clone();
+        let Err(Error::Limit(text)) = result else { panic!("{result:?}") };
+        assert!(text.contains(&limits::WAITING_CHANGES.to_string()), "{text}");
+    }
+    crowd.copies = all();
+    assert_eq!(crowd.result(first), Ok(()));
+    for op in waiting {
+        assert!(matches!(crowd.done[&op].1, Err(Error::NotFound(_))), "at once, one by one");
+    }
+    assert_eq!(crowd.invite(2), Ok(()), "there is room again");
+}
+
+#[test]
+fn tasks_that_fail_at_once_take_no_stack() {
+    // A test has 2 MiB, which so many frames of one another would take in a debug build.
+    let small = std::thread::Builder::new().stack_size(512 * 1024);
+    let thread = small.spawn(|| {
+        let (mut crowd, first, _) = waiting(limits::WAITING_CHANGES);
+        crowd.copies = all();
+        assert_eq!(crowd.result(first), Ok(()));
+    });
+    thread.unwrap().join().unwrap();
 }
 
 #[test]
