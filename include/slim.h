@@ -595,7 +595,8 @@ SLIM_API int32_t slim_session_fd(slim_session *session);
 // may have an ID; without one, any instance of that name is invited.
 // Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
 // NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
-// valid answered), TIMEOUT (the invitation is taken back), CLOSED.
+// valid answered), LIMIT (the group has as many members, or as many changes that wait, as it may
+// have), TIMEOUT (the invitation is taken back), CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_invite(slim_session *session,
@@ -615,7 +616,7 @@ slim_status slim_session_invite_start(slim_session *session,
 // have an ID; without one it must fit one participant alone.
 // Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
 // are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
-// but did not confirm it), TIMEOUT (removing goes on), CLOSED.
+// but did not confirm it), LIMIT (too many changes wait), TIMEOUT (removing goes on), CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_remove(slim_session *session,

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use slim::api::{App, Event, Item, Message, Node, PublishOptions, Retry, Session, SessionOptions};
+use slim::api::{
+    App, Event, Item, Kind, Message, Node, PublishOptions, Retry, Session, SessionOptions,
+};
 use slim::config::{ClientConfig, NodeConfig, ServerConfig};
 use slim::error::Error;
 use slim::limits;
@@ -135,6 +137,36 @@ fn a_killed_peer_is_undelivered_and_offline() {
         .and_then(|op| op.wait(PATIENCE));
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(matches!(result, Err(Error::Undelivered(_) | Error::Closed(_))), "{result:?}");
+}
+
+#[test]
+fn an_invitation_whose_time_runs_out_has_come_to_its_end_or_is_taken_back() {
+    let (_server, endpoint) = server();
+    let (node, moderator) = peer("org/ns/moderator", &endpoint);
+    let (_a, _far) = peer("org/ns/far", &endpoint);
+    let options = SessionOptions { kind: Kind::Group, ..quick() };
+    let group = moderator.open(&options, "org/ns/group", PATIENCE).unwrap();
+    // A member in the same process joins in the very turn in which it is invited.
+    let near = node.app_with_secret("org/ns/near", SECRET).unwrap();
+    let (mut came, mut taken_back) = (0, 0);
+    for n in 0..100 {
+        for name in ["org/ns/near", "org/ns/far"] {
+            let result = group.invite(name, Some(Duration::from_micros(30 * n)));
+            let members = group.participants(PATIENCE).unwrap();
+            let is_in = members.iter().any(|member| member.name.service() == name);
+            assert_eq!(result.is_ok(), is_in, "{name} after {} us: {result:?}", 30 * n);
+            match result {
+                Ok(()) => came += 1,
+                Err(Error::Timeout(text)) if text.contains(name) => taken_back += 1,
+                Err(error) => panic!("{error}"),
+            }
+            if is_in {
+                group.remove(name, PATIENCE).unwrap();
+            }
+        }
+    }
+    eprintln!("{came} came, {taken_back} were taken back");
+    drop(near);
 }
 
 #[test]

@@ -175,16 +175,26 @@ impl Session {
     /// back.
     ///
     /// [`Error::Exists`]: it is in the group. [`Error::NotAllowed`]: this is no group, or this side
-    /// is not its moderator. [`Error::NoRoute`]: nobody valid answered.
+    /// is not its moderator. [`Error::NoRoute`]: nobody valid answered. [`Error::Limit`]: the group
+    /// has as many members, or as many changes that wait, as it may have.
     pub fn invite(&self, name: &str, timeout: Timeout) -> Result<()> {
         may_wait(timeout, "waiting for somebody to join the group")?;
         let (slot, op) = self.invite_slot(name)?;
-        let result = op.wait(timeout);
+        let mut result = op.wait(timeout);
         if let Err(Error::Timeout(_)) = result {
             self.node.send(Command::Cancel(self.shared.key, slot))?;
-            return Err(Error::Timeout(format!("waiting for {name} to join the group")));
+            // It may have ended in the same moment: the loop says so at once. A log callback, which
+            // must not wait, does not learn it.
+            if may_wait(None, "").is_ok() {
+                result = op.wait(None);
+            }
         }
-        result
+        match result {
+            Err(Error::Timeout(_)) => {
+                Err(Error::Timeout(format!("waiting for {name} to join the group")))
+            }
+            other => other,
+        }
     }
 
     /// Invites without waiting: the operation ends when [`Session::invite`] would have returned.
@@ -207,7 +217,8 @@ impl Session {
     /// an id means the only instance of that name.
     ///
     /// [`Error::NotFound`]: nobody of that name is in the group. [`Error::InvalidArgument`]: several
-    /// are. [`Error::Undelivered`]: it is out, but did not confirm it.
+    /// are. [`Error::Undelivered`]: it is out, but did not confirm it. [`Error::Limit`]: too many
+    /// changes wait.
     pub fn remove(&self, name: &str, timeout: Timeout) -> Result<()> {
         may_wait(timeout, "waiting for somebody to leave the group")?;
         match self.remove_start(name)?.wait(timeout) {

@@ -482,7 +482,8 @@ pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
 /// may have an ID; without one, any instance of that name is invited.
 /// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
 /// NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
-/// valid answered), TIMEOUT (the invitation is taken back), CLOSED.
+/// valid answered), LIMIT (the group has as many members, or as many changes that wait, as it may
+/// have), TIMEOUT (the invitation is taken back), CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -528,7 +529,7 @@ pub unsafe extern "C" fn slim_session_invite_start(
 /// have an ID; without one it must fit one participant alone.
 /// Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
 /// are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
-/// but did not confirm it), TIMEOUT (removing goes on), CLOSED.
+/// but did not confirm it), LIMIT (too many changes wait), TIMEOUT (removing goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.
