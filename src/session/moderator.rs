@@ -262,6 +262,10 @@ impl Session {
             );
             return self.add_failed(Error::Exists(text), cx);
         }
+        // Whoever was to leave before and may not know it would not answer.
+        for name in self.unconfirmed(target) {
+            self.send_away(&name, cx);
+        }
         let id = cx.message_id();
         let request = CommandPayloadType::DiscoveryRequest(Empty {});
         let message = Outgoing::control(SessionMessageType::DiscoveryRequest, target, id, request);
@@ -495,11 +499,21 @@ impl Session {
         }
         let Some(moderator) = self.moderator() else { return };
         if open && moderator.unconfirmed.contains(name) {
-            let id = cx.message_id();
-            let leave = leave_request(name, id);
-            // Should it be lost, the next sign of life brings another.
-            self.out.push(Output::Send(leave));
+            self.send_away(name, cx);
         }
+    }
+
+    /// Those of this name who are out of the group and have not confirmed it.
+    fn unconfirmed(&self, target: &Name) -> Vec<Name> {
+        let Role::Moderator(moderator) = &self.role else { return Vec::new() };
+        moderator.unconfirmed.iter().filter(|name| is_instance_of(name, target)).cloned().collect()
+    }
+
+    /// Whoever is out of the group, or was to be let in, is told to leave. Should that be lost, its next
+    /// sign of life, or the next invitation, brings another.
+    fn send_away(&mut self, name: &Name, cx: &mut Context<'_>) {
+        let leave = leave_request(name, cx.message_id());
+        self.out.push(Output::Send(leave));
     }
 
     pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
@@ -630,11 +644,14 @@ impl Session {
         }
     }
 
-    /// The current invitation comes to nothing. Whoever was let in already is out again.
+    /// The current invitation comes to nothing. Whoever was let in already is out again; whoever may
+    /// wait for its welcome is told to leave: a published one would wait for ever, and would not answer
+    /// another invitation.
     fn abort_add(&mut self, error: Error, cx: &mut Context<'_>) {
         let Some(Work::Add { step, .. }) = self.current() else { return };
         let (requests, peer) = match step {
-            Step::Discovery(id) | Step::Join(id, _) => ([Some(*id), None], None),
+            Step::Discovery(id) => ([Some(*id), None], None),
+            Step::Join(id, peer) => ([Some(*id), None], Some(peer.clone())),
             Step::Welcome { peer, welcome, update } => ([*welcome, *update], Some(peer.clone())),
             Step::Queued | Step::Channels(..) => ([None, None], None),
         };
@@ -643,8 +660,11 @@ impl Session {
         }
         if let (Some(peer), Kind::Group) = (peer, self.config.kind) {
             self.keep_unconfirmed(peer.clone());
-            self.forget_member(&peer, cx);
-            self.tell_gone(peer, cx);
+            self.send_away(&peer, cx);
+            if self.roster.get(&peer).is_some() {
+                self.forget_member(&peer, cx);
+                self.tell_gone(peer, cx);
+            }
         }
         self.add_failed(error, cx);
     }
@@ -738,24 +758,39 @@ impl Session {
             return;
         };
         let tasks = moderator.current.take().into_iter().chain(moderator.waiting.drain(..));
-        for Task { op, .. } in tasks.collect::<Vec<_>>() {
+        for Task { op, work } in tasks.collect::<Vec<_>>() {
+            // Whoever was to leave, or to come, has to learn of the end as well.
+            match work {
+                Work::Remove { member: Some(name), .. }
+                | Work::Add { step: Step::Join(_, name), .. }
+                    if self.config.kind == Kind::Group =>
+                {
+                    self.keep_unconfirmed(name);
+                }
+                _ => {}
+            }
             self.done(op, Err(Error::closed("session")));
         }
     }
 
     /// Tells the peers that the session ends, those that are thought to be gone as well: they may
-    /// be wrongly so. `None`: there is nobody to tell.
+    /// be wrongly so. Whoever was removed and did not confirm it is told, too, but not waited for.
+    /// `None`: nobody has to answer.
     pub(super) fn say_goodbye(&mut self, cx: &mut Context<'_>) -> Option<u32> {
         let id = cx.message_id();
         let (message, answers) = match &self.role {
-            Role::Moderator(_) => {
+            Role::Moderator(moderator) => {
                 let others: Vec<Name> = self.roster.names().cloned().collect();
-                let first = others.first()?;
-                let to = self.channels.as_ref().map_or(first, |channels| &channels.control);
                 let mut participants: Vec<_> = others.iter().map(Name::to_wire).collect();
                 participants.push(self.me.to_wire());
                 let close = CommandPayloadType::GroupClose(GroupClosePayload { participants });
                 let kind = SessionMessageType::GroupClose;
+                for name in &moderator.unconfirmed {
+                    let close = Outgoing::control(kind, name, id, close.clone());
+                    self.out.push(Output::Send(close));
+                }
+                let first = others.first()?;
+                let to = self.channels.as_ref().map_or(first, |channels| &channels.control);
                 let mut message = Outgoing::control(kind, to, id, close);
                 message.fanout = limits::FANOUT_ALL;
                 (message, others)

@@ -953,6 +953,61 @@ fn who_was_removed_unreachably_is_told_when_it_is_heard_of() {
 }
 
 #[test]
+fn an_invitation_given_up_at_the_join_is_told_to_leave() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    // The invitation arrives; its answers do not.
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::JoinReply));
+    let result = crowd.invite(2);
+    assert!(matches!(result, Err(Error::NoRoute(_))), "{result:?}");
+    assert_eq!((crowd.count(2, T::LeaveReply), crowd.apps[2].sessions()), (1, 0), "told");
+    crowd.copies = all();
+    assert_eq!(crowd.invite(2), Ok(()), "again");
+
+    // It does not even hear that. Whoever has a session does not answer another discovery.
+    assert_eq!(crowd.remove(2), Ok(()));
+    crowd.copies = Box::new(|_, _, message| {
+        let lost = [T::JoinReply, T::LeaveRequest].contains(&kind(message));
+        usize::from(!lost)
+    });
+    let op = crowd.invite_start(2);
+    let key = crowd.sessions[MODERATOR].unwrap();
+    crowd.with(MODERATOR, |app, cx| app.act(key, None, |session| session.cancel(op, cx)));
+    assert_eq!(crowd.apps[2].sessions(), 1, "it waits for its welcome");
+    crowd.copies = all();
+    let begun = crowd.now.mono;
+    assert_eq!((crowd.invite(2), crowd.now.mono - begun), (Ok(()), Duration::ZERO), "at once");
+    crowd.talk(&[0, 1, 2], "in the end");
+}
+
+#[test]
+fn whoever_was_removed_unreachably_learns_of_the_end_of_the_group() {
+    for last in [true, false] {
+        let mut crowd = Crowd::together(true);
+        if last {
+            assert_eq!((crowd.remove(1), crowd.remove(2)), (Ok(()), Ok(())));
+        }
+        crowd.copies = without(3);
+        assert!(crowd.remove(3).is_err(), "it cannot confirm it");
+        // It is there again, but its place on the channel is not.
+        crowd.copies = all();
+        crowd.subscribed.retain(|(_, at)| *at != 3);
+        assert_eq!(crowd.close(MODERATOR), Ok(()));
+        assert_eq!(crowd.seen[3].ended, ["closed by the moderator"], "last: {last}");
+    }
+    // Somebody who is just being removed, likewise.
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::LeaveRequest));
+    let op = crowd.remove_start(&crowd.names[1].clone());
+    assert_eq!(crowd.close(MODERATOR), Ok(()));
+    assert!(matches!(crowd.done[&op].1, Err(Error::Closed(_))));
+    assert_eq!(crowd.seen[1].ended, ["closed by the moderator"]);
+    crowd.run(Duration::from_secs(60));
+    crowd.all_idle("the end");
+}
+
+#[test]
 fn what_is_kept_for_the_unreachable_is_bounded() {
     let mut crowd = Crowd::together(true);
     let key = crowd.sessions[MODERATOR].unwrap();
