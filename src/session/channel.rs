@@ -114,7 +114,7 @@ impl Session {
         }
         match &self.role {
             Role::Moderator(_) => self.moderator_joined(connection, result, cx),
-            Role::Participant(_) => self.participant_joined(result, cx),
+            Role::Participant(_) => self.participant_joined(connection, result, cx),
         }
     }
 

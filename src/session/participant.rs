@@ -11,6 +11,7 @@ use super::{
 use crate::error::Error;
 use crate::limits;
 use crate::name::{channel_ids, Name};
+use crate::router::ConnectionId;
 use crate::wire::{
     self, CommandPayloadType, GroupUpdateOp, JoinReplyPayload, JoinRequestPayload,
     ParticipantState, SessionMessageType,
@@ -33,6 +34,7 @@ enum State {
     /// The welcome has come; it is confirmed when the channels of the group are subscribed.
     Entering {
         ack: Outgoing,
+        over: ConnectionId,
     },
     Joined,
 }
@@ -146,10 +148,11 @@ impl Session {
         let ack = Outgoing::group_ack(message);
         match participant.state {
             State::Joining { .. } => {
-                participant.state = State::Entering { ack };
+                let over = message.connection;
+                participant.state = State::Entering { ack, over };
                 self.meet(&welcome.participants);
-                if self.join_channels(message.connection) {
-                    self.participant_joined(Ok(()), cx);
+                if self.join_channels(over) {
+                    self.participant_joined(over, Ok(()), cx);
                 }
             }
             State::Entering { .. } => {}
@@ -178,11 +181,19 @@ impl Session {
         }
     }
 
-    /// The channels are subscribed, or could not be. Nothing of the group is missed from now on, and
-    /// the moderator may know.
-    pub(super) fn participant_joined(&mut self, result: Result<(), Error>, cx: &mut Context<'_>) {
+    /// The channels are subscribed over a connection, or could not be. If it is the one that the welcome
+    /// came over, nothing of the group is missed from now on, and the moderator may know.
+    pub(super) fn participant_joined(
+        &mut self,
+        connection: ConnectionId,
+        result: Result<(), Error>,
+        cx: &mut Context<'_>,
+    ) {
         let Some(participant) = self.participant() else { return };
-        let State::Entering { ack } = &participant.state else { return };
+        let State::Entering { ack, over } = &participant.state else { return };
+        if *over != connection {
+            return;
+        }
         if let Err(error) = result {
             return self.end(&format!("the group cannot be entered: {error}"), None);
         }

@@ -1393,6 +1393,36 @@ fn a_group_is_joined_over_another_connection_when_its_own_is_gone() {
 }
 
 #[test]
+fn a_group_is_entered_over_the_connection_that_the_welcome_came_over() {
+    for refused in [false, true] {
+        let mut crowd = Crowd::four(true);
+        assert_eq!(crowd.invite(1), Ok(()));
+        crowd.held = Some(Vec::new());
+        let op = crowd.invite_start(2);
+        let before = crowd.held.replace(Vec::new()).unwrap();
+        assert_eq!(before.len(), 2, "both channels over one connection");
+        // A member is heard over another connection: the channels are subscribed there as well.
+        let of_bob = |(at, m): &&(usize, Message)| *at == 1 && kind(m) == T::GroupAck;
+        let message = crowd.sent.iter().find(of_bob).unwrap().1.clone();
+        crowd.with(2, |app, cx| app.handle_message(message, ConnectionId(10), cx));
+        let other = crowd.held.replace(Vec::new()).unwrap();
+        assert!(other.iter().all(|(at, _, over, _)| (*at, *over) == (2, ConnectionId(10))));
+        assert_eq!(other.len(), 2);
+        for (at, key, connection, ticket) in other {
+            let result = if refused { Err(Error::closed("link")) } else { Ok(()) };
+            crowd.with(at, |app, cx| app.handle_channel(key, connection, ticket, result, cx));
+        }
+        assert_eq!(crowd.count(2, T::GroupAck), 0, "its own is not there yet");
+        assert!(crowd.seen[2].ended.is_empty(), "and may come");
+        crowd.held = None;
+        for (at, key, connection, ticket) in before {
+            crowd.with(at, |app, cx| app.handle_channel(key, connection, ticket, Ok(()), cx));
+        }
+        assert_eq!(crowd.result(op), Ok(()));
+    }
+}
+
+#[test]
 fn whoever_is_invited_again_is_not_sent_away() {
     let mut crowd = Crowd::together(true);
     crowd.copies = without(3);
