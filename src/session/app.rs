@@ -493,12 +493,21 @@ impl App {
                 );
             }
             // What is answered may be asked again: the answer was lost. All else counts once.
-            incoming.repeated = !entry.seen.insert(&incoming);
+            incoming.repeated = entry.seen.contains(&incoming);
             if incoming.repeated && !is_answered_again(incoming.kind) {
                 return log::debug!("session {id}: a repeated {:?}", incoming.kind);
             }
         }
-        entry.session.handle_message(incoming, cx);
+        let this = control.then(|| (incoming.source.clone(), incoming.kind, incoming.message_id));
+        let party = control && entry.session.is_party(&incoming.source);
+        let taken = entry.session.handle_message(incoming, cx);
+        // What was not taken may come again; strangers change nothing.
+        if let Some((source, kind, message_id)) = this.filter(|_| taken) {
+            if party || entry.session.is_party(&source) {
+                let moderator = entry.session.moderator_name().encoded();
+                entry.seen.insert(source.encoded(), (kind, message_id), moderator);
+            }
+        }
         let parent = entry.parent;
         self.settle(id);
         if let Some(parent) = parent {
@@ -600,7 +609,8 @@ impl App {
                 let key = self.insert(session, None);
                 log::debug!("session {id} ({key}): invited by {}", incoming.source);
                 if let Some(entry) = self.sessions.get_mut(&id) {
-                    entry.seen.insert(&incoming);
+                    let this = (incoming.kind, incoming.message_id);
+                    entry.seen.insert(source, this, source);
                 }
                 self.settle(id);
             }
@@ -932,7 +942,9 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
     )
 }
 
-/// Control messages that a session has seen, by sender, kind and number (DESIGN decision 11).
+/// Control messages that a session has taken from those who take part, by sender, kind and number
+/// (DESIGN decision 11). Heartbeats are among them: a recorded one would bring a dead member back. A
+/// sender's last thousand take longer than a token is valid.
 #[derive(Default)]
 struct Seen {
     senders: VecDeque<SeenFrom>,
@@ -946,18 +958,28 @@ struct SeenFrom {
 }
 
 impl Seen {
-    /// `true`: it is new.
-    fn insert(&mut self, message: &Incoming) -> bool {
-        let source = message.source.encoded();
-        let this = (message.kind, message.message_id);
+    /// Whether it was here before.
+    fn contains(&self, message: &Incoming) -> bool {
+        let (source, this) = (message.source.encoded(), (message.kind, message.message_id));
+        let sender = self.senders.iter().find(|sender| sender.source == source);
+        sender.is_some_and(|sender| sender.known.contains(&this))
+    }
+
+    /// Remembers it, if need be in the place of what is older: of this sender, or of another that was
+    /// silent for longest. Those of the moderator stay.
+    fn insert(
+        &mut self,
+        source: EncodedName,
+        this: (SessionMessageType, u32),
+        moderator: EncodedName,
+    ) {
         let at = self.senders.iter().position(|sender| sender.source == source);
         let mut sender = at.and_then(|at| self.senders.remove(at)).unwrap_or_else(|| SeenFrom {
             source,
             known: HashSet::new(),
             order: VecDeque::new(),
         });
-        let new = sender.known.insert(this);
-        if new {
+        if sender.known.insert(this) {
             sender.order.push_back(this);
         }
         if sender.order.len() > limits::SEEN_CONTROL_MESSAGES {
@@ -966,10 +988,10 @@ impl Seen {
             }
         }
         if self.senders.len() == limits::SEEN_CONTROL_SENDERS {
-            self.senders.pop_front();
+            let oldest = self.senders.iter().position(|other| other.source != moderator);
+            oldest.and_then(|oldest| self.senders.remove(oldest));
         }
         self.senders.push_back(sender);
-        new
     }
 }
 
@@ -992,25 +1014,48 @@ mod tests {
         }
     }
 
+    const MODERATOR: u128 = 1000;
+
+    impl Seen {
+        /// `true`: it is new.
+        fn see(&mut self, message: &Incoming) -> bool {
+            let new = !self.contains(message);
+            let moderator = heartbeat(MODERATOR, 0).source.encoded();
+            let this = (message.kind, message.message_id);
+            self.insert(message.source.encoded(), this, moderator);
+            new
+        }
+    }
+
     #[test]
     fn spec03_39_what_was_seen_is_bounded() {
         let mut seen = Seen::default();
         let most = limits::SEEN_CONTROL_MESSAGES as u32;
-        assert!((1..=most).all(|id| seen.insert(&heartbeat(1, id))));
-        assert!(!seen.insert(&heartbeat(1, 1)), "at the limit");
+        assert!((1..=most).all(|id| seen.see(&heartbeat(1, id))));
+        assert!(!seen.see(&heartbeat(1, 1)), "at the limit");
         let other = SessionMessageType::GroupAck;
-        assert!(seen.insert(&Incoming { kind: other, ..heartbeat(1, 2) }), "another kind");
-        assert!(seen.insert(&heartbeat(1, 1)), "the oldest is forgotten for it");
+        assert!(seen.see(&Incoming { kind: other, ..heartbeat(1, 2) }), "another kind");
+        assert!(seen.see(&heartbeat(1, 1)), "the oldest is forgotten for it");
         assert_eq!(seen.senders[0].order.len(), limits::SEEN_CONTROL_MESSAGES);
         assert_eq!(seen.senders[0].known.len(), limits::SEEN_CONTROL_MESSAGES);
 
         let mut seen = Seen::default();
         let most = limits::SEEN_CONTROL_SENDERS as u128;
-        assert!((1..=most).all(|from| seen.insert(&heartbeat(from, 1))));
-        assert!(!seen.insert(&heartbeat(1, 1)), "at the limit; and heard last, now");
-        assert!(seen.insert(&heartbeat(most + 1, 1)));
+        assert!((1..=most).all(|from| seen.see(&heartbeat(from, 1))));
+        assert!(!seen.see(&heartbeat(1, 1)), "at the limit; and heard last, now");
+        assert!(seen.see(&heartbeat(most + 1, 1)));
         assert_eq!(seen.senders.len(), limits::SEEN_CONTROL_SENDERS);
-        assert!(!seen.insert(&heartbeat(1, 1)));
-        assert!(seen.insert(&heartbeat(2, 1)), "who was silent longest is forgotten");
+        assert!(!seen.see(&heartbeat(1, 1)));
+        assert!(seen.see(&heartbeat(2, 1)), "who was silent longest is forgotten");
+    }
+
+    #[test]
+    fn what_the_moderator_sent_is_not_forgotten_for_others() {
+        let mut seen = Seen::default();
+        seen.see(&heartbeat(MODERATOR, 1));
+        let most = limits::SEEN_CONTROL_SENDERS as u128;
+        assert!((1..=2 * most).all(|from| seen.see(&heartbeat(from % MODERATOR, 1))));
+        assert_eq!(seen.senders.len(), limits::SEEN_CONTROL_SENDERS);
+        assert!(!seen.see(&heartbeat(MODERATOR, 1)));
     }
 }

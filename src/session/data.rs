@@ -119,11 +119,10 @@ impl Session {
         self.handle_receiver(source, out);
     }
 
-    pub(super) fn on_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+    pub(super) fn on_ack(&mut self, message: &Incoming) {
         let mut out = Vec::new();
         self.sender.acked(message.message_id, &message.source, &mut out);
         self.handle_sender(out);
-        self.go_on_closing(cx);
     }
 
     pub(super) fn on_rtx_request(&mut self, message: &Incoming) {

@@ -542,11 +542,11 @@ impl Session {
         }
     }
 
-    /// A message of this session arrived. Control messages have been verified.
-    pub(crate) fn handle_message(&mut self, message: Incoming, cx: &mut Context<'_>) {
-        use SessionMessageType as T;
+    /// A message of this session arrived. Control messages have been verified. `false`: it was not
+    /// taken, and is no repetition when it comes again.
+    pub(crate) fn handle_message(&mut self, message: Incoming, cx: &mut Context<'_>) -> bool {
         if self.has_ended() || (self.is_away() && !is_taken_while_away(message.kind)) {
-            return;
+            return false;
         }
         if self.roster.get(&message.source).is_some() {
             // Data is not signed: it may not lead a session to another connection.
@@ -560,20 +560,28 @@ impl Session {
         } else if message.kind.is_control() {
             self.on_stranger(&message, cx);
         }
+        let taken = self.take(message, cx);
+        // Whoever was waited for may have left.
+        self.go_on_closing(cx);
+        taken
+    }
+
+    fn take(&mut self, message: Incoming, cx: &mut Context<'_>) -> bool {
+        use SessionMessageType as T;
         match message.kind {
             T::Msg => self.on_msg(message, cx),
-            T::MsgAck => self.on_ack(&message, cx),
+            T::MsgAck => self.on_ack(&message),
             T::RtxRequest => self.on_rtx_request(&message),
             T::RtxReply => self.on_rtx_reply(message, cx),
             T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),
             T::JoinRequest => self.on_join_request(&message),
-            T::GroupWelcome => self.on_welcome(&message, cx),
+            T::GroupWelcome => return self.on_welcome(&message, cx),
             T::GroupAck => self.on_group_ack(&message, cx),
-            T::GroupUpdate => self.on_group_update(&message, cx),
+            T::GroupUpdate => return self.on_group_update(&message, cx),
             T::LeaveRequest => self.on_leave_request(&message, cx),
             T::LeaveReply => self.on_leave_reply(&message, cx),
             T::GroupClose => self.on_group_close(&message),
-            T::UpdateParticipantState => self.on_participant_state(&message, cx),
+            T::UpdateParticipantState => return self.on_participant_state(&message, cx),
             T::Heartbeat => {}
             T::GroupNack
             | T::GroupProposal
@@ -584,6 +592,12 @@ impl Session {
                 log::debug!("session {}: {:?} means nothing here", self.id, message.kind);
             }
         }
+        true
+    }
+
+    /// Whether somebody takes part, or is the moderator that invited this side.
+    pub(crate) fn is_party(&self, name: &Name) -> bool {
+        self.moderator_name() == name || self.roster.get(name).is_some()
     }
 
     /// Publishes a message. With `op` the outcome is reported.

@@ -145,8 +145,7 @@ impl Session {
     /// The time of whoever waits for an invitation or a removal is over. An invitation that has not
     /// come to its end is taken back, and answered with [`Error::Timeout`]; a removal goes on.
     pub(crate) fn cancel(&mut self, op: OpId, cx: &mut Context<'_>) {
-        let invitation =
-            |task: &Task| task.op == Some(op) && matches!(task.work, Work::Add { .. });
+        let invitation = |task: &Task| task.op == Some(op) && matches!(task.work, Work::Add { .. });
         let taken_back = || Error::Timeout("waiting for somebody to join".to_owned());
         let Some(moderator) = self.moderator() else { return };
         if moderator.current.as_ref().is_some_and(invitation) {
@@ -812,6 +811,10 @@ impl Session {
     pub(super) fn on_leaving(&mut self, message: &Incoming, cx: &mut Context<'_>) {
         let reply = leave_reply(message);
         self.out.push(Output::Send(reply.clone()));
+        if message.repeated {
+            // It may have come again since.
+            return;
+        }
         let name = message.source.clone();
         // Whoever is being let in has not confirmed anything by leaving.
         let coming = matches!(

@@ -138,12 +138,15 @@ impl Session {
         }
     }
 
-    pub(super) fn on_welcome(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+    /// The moderator lets us in. `false`: it cannot be.
+    pub(super) fn on_welcome(&mut self, message: &Incoming, cx: &mut Context<'_>) -> bool {
+        let id = self.id;
         let Some(participant) = self.participant() else {
-            return;
+            return false;
         };
         let Some(CommandPayloadType::GroupWelcome(welcome)) = message.command() else {
-            return log::warn!("session {}: a GROUP_WELCOME without its payload", self.id);
+            log::warn!("session {id}: a GROUP_WELCOME without its payload");
+            return false;
         };
         let ack = Outgoing::group_ack(message);
         match participant.state {
@@ -158,6 +161,7 @@ impl Session {
             State::Entering { .. } => {}
             State::Joined => self.out.push(Output::Send(ack)),
         }
+        true
     }
 
     /// Takes in those who are there already.
@@ -204,39 +208,54 @@ impl Session {
         self.flush_kept(cx);
     }
 
-    /// Somebody came or went.
-    pub(super) fn on_group_update(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let Some(CommandPayloadType::GroupUpdate(update)) = message.command() else {
-            return log::warn!("session {}: a GROUP_UPDATE without its payload", self.id);
-        };
+    /// Somebody came or went. `false`: it is neither taken nor confirmed.
+    pub(super) fn on_group_update(&mut self, message: &Incoming, cx: &mut Context<'_>) -> bool {
         // One that comes before our welcome is confirmed will come again. Between two nothing changes.
-        if self.config.kind != Kind::Group {
-            return;
+        if self.config.kind != Kind::Group
+            || !self.participant().is_some_and(|participant| participant.has_joined())
+        {
+            return false;
         }
-        if !self.participant().is_some_and(|participant| participant.has_joined()) {
-            return;
-        }
-        let subject = update.participant.as_ref();
-        let Some(name) = subject.and_then(|p| Name::from_wire(p.name.as_ref()?)) else {
-            return log::warn!("session {}: a GROUP_UPDATE about nobody", self.id);
+        let Some(CommandPayloadType::GroupUpdate(update)) = message.command() else {
+            log::warn!("session {}: a GROUP_UPDATE without its payload", self.id);
+            return false;
         };
-        if !message.repeated && name != self.me {
-            match GroupUpdateOp::try_from(update.op) {
-                Ok(GroupUpdateOp::Add) => {
-                    // One who is known has left, which was not heard, and has come again.
-                    self.member_left(&name, cx);
-                    if subject.and_then(|member| self.roster.add(member, true)).is_none() {
-                        return log::warn!("session {}: a member without settings", self.id);
-                    }
-                    self.roster.set_ready(&name);
-                    self.flush_kept(cx);
-                }
-                Ok(GroupUpdateOp::Remove) => self.member_left(&name, cx),
-                Ok(GroupUpdateOp::Rejoin) => self.set_away(&name, false, cx),
-                Err(_) => return log::warn!("session {}: an unknown GROUP_UPDATE", self.id),
+        if !message.repeated {
+            if let Err(why) = self.apply(update, cx) {
+                log::warn!("session {}: a GROUP_UPDATE that cannot be followed: {why}", self.id);
+                return false;
             }
         }
         self.out.push(Output::Send(Outgoing::group_ack(message)));
+        true
+    }
+
+    fn apply(
+        &mut self,
+        update: &wire::GroupUpdatePayload,
+        cx: &mut Context<'_>,
+    ) -> Result<(), &'static str> {
+        let member = update.participant.as_ref().ok_or("nobody is named")?;
+        let name = member.name.as_ref().and_then(Name::from_wire).ok_or("nobody is named")?;
+        let op = GroupUpdateOp::try_from(update.op).map_err(|_| "an unknown change")?;
+        if name == self.me {
+            return Ok(());
+        }
+        match op {
+            GroupUpdateOp::Add => {
+                if member.settings.is_none() {
+                    return Err("a member without settings");
+                }
+                // One who is known has left, which was not heard, and has come again.
+                self.member_left(&name, cx);
+                self.roster.add(member, true).ok_or("too many members")?;
+                self.roster.set_ready(&name);
+                self.flush_kept(cx);
+            }
+            GroupUpdateOp::Remove => self.member_left(&name, cx),
+            GroupUpdateOp::Rejoin => self.set_away(&name, false, cx),
+        }
+        Ok(())
     }
 
     fn member_left(&mut self, name: &Name, cx: &mut Context<'_>) {
@@ -246,15 +265,21 @@ impl Session {
         }
     }
 
-    /// A member goes away for a while, or is back (spec 03 section 7.7).
-    pub(super) fn on_participant_state(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+    /// A member goes away for a while, or is back (spec 03 section 7.7). `false`: it is not known, yet.
+    pub(super) fn on_participant_state(
+        &mut self,
+        message: &Incoming,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let Some(CommandPayloadType::UpdateParticipantState(update)) = message.command() else {
-            return log::warn!("session {}: no new state in {:?}", self.id, message.kind);
+            log::warn!("session {}: no new state in {:?}", self.id, message.kind);
+            return false;
         };
         let name = update.participant.as_ref().and_then(Name::from_wire);
         if name.as_ref() != Some(&message.source) || self.roster.get(&message.source).is_none() {
             let source = &message.source;
-            return log::warn!("session {}: a state of somebody else from {source}", self.id);
+            log::warn!("session {}: a state of somebody else from {source}", self.id);
+            return false;
         }
         // First the answer: what was kept for it comes when it is here.
         self.out.push(Output::Send(Outgoing::group_ack(message)));
@@ -262,6 +287,7 @@ impl Session {
             let away = update.new_state == ParticipantState::Offline as i32;
             self.set_away(&message.source, away, cx);
         }
+        true
     }
 
     /// Somebody leaves: a participant (then this is the moderator), or we are removed.

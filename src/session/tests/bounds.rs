@@ -269,6 +269,28 @@ fn a_discovery_is_answered_again_after_a_while() {
     assert!(!discovered(&mut pair, &request, 0), "counted from the last answer");
 }
 
+#[test]
+fn strangers_do_not_push_out_what_members_sent() {
+    let mut pair = Pair::new();
+    pair.open(true);
+    pair.run(Duration::from_secs(25));
+    let heartbeat = recorded(&pair, 1, T::Heartbeat);
+    pair.copies = Box::new(|from, _| usize::from(from == 0));
+    pair.run(Duration::from_secs(30));
+    assert!(matches!(pair.seen[0].events[..], [Event::PeerOffline(_)]));
+    for n in 0..=limits::SEEN_CONTROL_SENDERS {
+        let mut message = heartbeat.clone();
+        let subject = format!("stranger{n}");
+        let name = Name::parse("o/n/stranger").unwrap().with_id(app_id(&subject));
+        header(&mut message).source = Some(name.to_wire());
+        header(&mut message).identity = format!("test:{subject}:1800000000");
+        sign_as(&mut message, &subject);
+        pair.inject(0, message);
+    }
+    pair.inject(0, heartbeat);
+    assert_eq!(pair.seen[0].events.len(), 1, "it was seen before");
+}
+
 /// Alice opens a session and closes it: her goodbye, should its answer have been lost.
 fn a_goodbye(pair: &mut Pair) -> Message {
     let (ours, _) = pair.open(true);

@@ -1423,6 +1423,80 @@ fn a_group_is_entered_over_the_connection_that_the_welcome_came_over() {
 }
 
 #[test]
+fn a_message_that_was_not_taken_is_no_repetition_when_it_comes_again() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    // One does not hear that another comes, and so does not know who says that it goes away.
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 2 || kind(m) != T::GroupUpdate));
+    crowd.invite_start(3);
+    let op = crowd.op();
+    crowd.act(3, op, |session, cx| session.set_presence(true, Some(op), cx));
+    assert!(!crowd.done.contains_key(&op), "one has not answered");
+    crowd.copies = all();
+    assert_eq!(crowd.result(op), Ok(()));
+    for at in [0, 1, 2] {
+        assert!(crowd.others(at).contains(&(3, false)), "{at}");
+    }
+
+    // The same with news that come before the own welcome is confirmed.
+    let mut crowd = Crowd::together(true);
+    let news = |(at, m): &&(usize, Message)| *at == 0 && kind(m) == T::GroupUpdate;
+    let news = crowd.sent.iter().rfind(news).unwrap().1.clone();
+    assert_eq!((crowd.remove(2), crowd.remove(3)), (Ok(()), Ok(())));
+    crowd.held = Some(Vec::new());
+    let op = crowd.invite_start(2);
+    for confirmed in [0, 1, 1] {
+        let news = news.clone();
+        let before = crowd.count(2, T::GroupAck);
+        crowd.with(2, |app, cx| app.handle_message(news, ConnectionId(9), cx));
+        assert_eq!(crowd.count(2, T::GroupAck) - before, confirmed);
+        for (at, key, connection, ticket) in crowd.held.take().unwrap_or_default() {
+            crowd.confirm(at, key, connection, ticket);
+            crowd.settle();
+        }
+    }
+    assert_eq!(crowd.result(op), Ok(()));
+    let known: Vec<usize> = crowd.others(2).iter().map(|(at, _)| *at).collect();
+    assert_eq!(known, [0, 1, 3], "it is followed, once");
+}
+
+#[test]
+fn a_goodbye_that_comes_late_does_not_take_out_who_has_come_again() {
+    let mut crowd = Crowd::together(true);
+    assert_eq!(crowd.close(3), Ok(()));
+    let (_, goodbye) =
+        crowd.sent.iter().rfind(|(at, m)| *at == 3 && kind(m) == T::LeaveRequest).unwrap();
+    let goodbye = goodbye.clone();
+    assert_eq!(crowd.invite(3), Ok(()));
+    let before = crowd.count(0, T::LeaveReply);
+    crowd.with(0, |app, cx| app.handle_message(goodbye, ConnectionId(9), cx));
+    assert_eq!(crowd.count(0, T::LeaveReply), before + 1, "it is answered");
+    crowd.run(5 * T);
+    crowd.agree(&[0, 1, 2, 3], "it is in");
+}
+
+#[test]
+fn a_close_goes_on_when_the_last_that_was_waited_for_is_gone() {
+    for leaves in [true, false] {
+        let mut crowd = Crowd::together(true);
+        crowd.copies = Box::new(|from, _, m| usize::from(from != 2 || kind(m) != T::MsgAck));
+        let publish = crowd.publish(MODERATOR, "last words");
+        let close = crowd.close_start(MODERATOR);
+        assert!(!crowd.done.contains_key(&publish) && !crowd.done.contains_key(&close));
+        let begun = crowd.now.mono - crowd.start.mono;
+        if leaves {
+            crowd.close_start(2);
+        } else {
+            let op = crowd.op();
+            crowd.act(2, op, |session, cx| session.set_presence(true, Some(op), cx));
+        }
+        assert_eq!(crowd.done[&publish].1.is_ok(), leaves);
+        let (ended, result) = crowd.done.get(&close).expect("no timer has to come first");
+        assert_eq!((ended, result), (&begun, &Ok(())));
+    }
+}
+
+#[test]
 fn whoever_is_invited_again_is_not_sent_away() {
     let mut crowd = Crowd::together(true);
     crowd.copies = without(3);
