@@ -40,6 +40,8 @@ pub const UNDELIVERED_BYTES: usize = 1024 * 1024;
 pub const BEST_EFFORT_MESSAGES: usize = 4096;
 /// Bytes after a gap that a receiver keeps: what a sender may have under way.
 pub const RECEIVER_BYTES: usize = SESSION_BYTES;
+/// Bytes after gaps that a session keeps, of all senders together.
+pub const GAP_BYTES: usize = 4 * RECEIVER_BYTES;
 /// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
 pub const RECEIVER_WINDOW: u32 = 512;
 /// Epochs before the present one whose messages an encrypted group can still open.
@@ -88,6 +90,8 @@ pub const ANYCAST_FLOWS: usize = 64;
 pub const ANYCAST_IDLE: Duration = Duration::from_secs(30);
 /// A best-effort message may take so long to arrive before its session is closed for others.
 pub const ANYCAST_PAUSE: Duration = Duration::from_secs(1);
+/// Members of a group besides this side; it invites no more, and accepts no news of more.
+pub const MEMBERS: usize = 1024;
 /// Changes of a group that are kept for a member which cannot be reached.
 pub const MISSED_UPDATES: usize = 1024;
 /// Invitations and removals of a group that wait for those before them; more are refused.

@@ -69,6 +69,17 @@ impl Session {
         }))
     }
 
+    /// Bytes that may wait behind gaps besides those that do already, of whatever sender. What comes in
+    /// order needs none.
+    fn room_after_gaps(&self, source: &Name, id: u32) -> usize {
+        let receiver = self.receivers.get(&source.encoded());
+        if receiver.is_some_and(|receiver| receiver.is_next(id)) {
+            return 0;
+        }
+        let waiting: usize = self.receivers.values().map(Receiver::waiting).sum();
+        limits::GAP_BYTES.saturating_sub(waiting)
+    }
+
     /// A member is gone: what it had sent before is given out.
     pub(super) fn drop_receiver(&mut self, source: &Name) {
         if let Some(mut receiver) = self.receivers.remove(&source.encoded()) {
@@ -103,9 +114,10 @@ impl Session {
         ack: bool,
         cx: &mut Context<'_>,
     ) {
+        let room = self.room_after_gaps(source, message_id);
         let Some(receiver) = self.receiver(source) else { return };
         let mut out = Vec::new();
-        let verdict = receiver.arrive(message_id, arrival, cx.now.mono, &mut out);
+        let verdict = receiver.arrive(message_id, arrival, room, cx.now.mono, &mut out);
         match verdict {
             Verdict::Taken if ack => {
                 let empty = empty_payload(SessionMessageType::MsgAck, source, message_id);

@@ -261,6 +261,12 @@ impl Session {
             );
             return self.add_failed(Error::Exists(text), cx);
         }
+        if self.roster.is_full() {
+            let limit = limits::MEMBERS;
+            let text =
+                format!("cannot invite {target}: the group has {limit} other members, its limit");
+            return self.add_failed(Error::Limit(text), cx);
+        }
         // Whoever was to leave before and may not know it would not answer.
         for name in self.unconfirmed(target) {
             self.send_away(&name, cx);
@@ -916,6 +922,15 @@ impl Session {
             self.missed_by(vec![member.clone()], &change);
         }
         self.moderator().expect("the moderator").missed[&member].len()
+    }
+
+    /// So many members are there that do not exist.
+    pub(super) fn fill_for_tests(&mut self, count: usize) {
+        for n in 0..count {
+            let name = Name::new(["o", "n", "silent"], crate::name::NameId(n as u128));
+            let member = roster::describe(&name, super::Direction::Both, false);
+            self.roster.add(&member, true).expect("room for it");
+        }
     }
 
     /// So many removals are not confirmed: how many are remembered.

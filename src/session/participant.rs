@@ -148,6 +148,11 @@ impl Session {
             log::warn!("session {id}: a GROUP_WELCOME without its payload");
             return false;
         };
+        // This side is one of them.
+        if welcome.participants.len() > limits::MEMBERS + 1 {
+            log::warn!("session {id}: a GROUP_WELCOME to more than {} members", limits::MEMBERS);
+            return false;
+        }
         let ack = Outgoing::group_ack(message);
         match participant.state {
             State::Joining { .. } => {

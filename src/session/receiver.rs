@@ -132,11 +132,23 @@ impl Receiver {
         true
     }
 
-    /// A message, or the news that there is none, arrived under `id`.
+    /// What waits behind gaps, in bytes.
+    pub(super) fn waiting(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a number is the one that is expected next.
+    pub(super) fn is_next(&self, id: u32) -> bool {
+        !self.joining && self.distance(id) == 1
+    }
+
+    /// A message, or the news that there is none, arrived under `id`. `room`: bytes that may wait behind
+    /// gaps besides those that do already.
     pub(super) fn arrive(
         &mut self,
         id: u32,
         arrival: Arrival,
+        room: usize,
         now: Instant,
         out: &mut Vec<Output>,
     ) -> Verdict {
@@ -160,7 +172,8 @@ impl Receiver {
             self.skip(distance - limits::RECEIVER_WINDOW, out);
         }
         let bytes = arrival.bytes();
-        if self.distance(id) > 1 && self.bytes + bytes > limits::RECEIVER_BYTES {
+        let room = room.min(limits::RECEIVER_BYTES.saturating_sub(self.bytes));
+        if self.distance(id) > 1 && bytes > room {
             return Verdict::NoRoom;
         }
         // That a message is lost is news only where it was asked for.
@@ -334,7 +347,7 @@ mod tests {
     fn arrive(receiver: &mut Receiver, id: u32, now: Instant) -> (Verdict, Vec<String>) {
         let mut out = Vec::new();
         let message = Arrival::Message(Box::new(numbered(id)));
-        let verdict = receiver.arrive(id, message, now, &mut out);
+        let verdict = receiver.arrive(id, message, usize::MAX, now, &mut out);
         (verdict, out.iter().map(show).collect())
     }
 
@@ -342,7 +355,17 @@ mod tests {
     fn arrive_long(receiver: &mut Receiver, id: u32, len: usize) -> Verdict {
         let payload = vec![0; len].into();
         let message = Box::new(ReceivedMessage { payload, ..numbered(id) });
-        receiver.arrive(id, Arrival::Message(message), Instant::now(), &mut Vec::new())
+        arrive_into(receiver, id, message, usize::MAX)
+    }
+
+    fn arrive_into(
+        receiver: &mut Receiver,
+        id: u32,
+        message: Box<ReceivedMessage>,
+        room: usize,
+    ) -> Verdict {
+        let message = Arrival::Message(message);
+        receiver.arrive(id, message, room, Instant::now(), &mut Vec::new())
     }
 
     fn show(output: &Output) -> String {
@@ -370,7 +393,7 @@ mod tests {
         receiver.handle_timeout(start + Duration::from_secs(1), &mut out);
         assert_eq!(out.iter().map(show).collect::<Vec<_>>(), ["request 1", "request 2"]);
         out.clear();
-        receiver.arrive(1, Arrival::Lost, start, &mut out);
+        receiver.arrive(1, Arrival::Lost, usize::MAX, start, &mut out);
         receiver.handle_timeout(start + Duration::from_secs(2), &mut out);
         let seen: Vec<_> = out.iter().map(show).collect();
         assert_eq!(seen, ["lost 1", "lost 2", "deliver 3"]);
@@ -462,6 +485,21 @@ mod tests {
         // One byte more than the whole room, alone.
         assert_eq!(arrive_long(&mut receiver, 7, room - 2), Verdict::NoRoom);
         assert_eq!(arrive_long(&mut receiver, 6, room - 2), Verdict::Taken);
+    }
+
+    #[test]
+    fn others_may_have_taken_the_room() {
+        let mut receiver = Receiver::new(RETRY);
+        let message = |id| Box::new(ReceivedMessage { payload: vec![0; 7].into(), ..numbered(id) });
+        assert_eq!(arrive_into(&mut receiver, 3, message(3), 9), Verdict::NoRoom);
+        assert_eq!(arrive_into(&mut receiver, 3, message(3), 10), Verdict::Taken);
+        assert_eq!(arrive_into(&mut receiver, 1, message(1), 0), Verdict::Taken, "in order");
+        assert_eq!(
+            arrive_into(&mut receiver, 2, message(2), 0),
+            Verdict::Taken,
+            "it closes the gap"
+        );
+        assert_eq!((receiver.waiting(), receiver.last), (0, 3));
     }
 
     #[test]

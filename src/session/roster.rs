@@ -53,10 +53,13 @@ pub(super) struct Roster {
 
 impl Roster {
     /// Takes a member in, as it describes itself; one that is known stays as it is. `newer`: it came
-    /// after this side. `None` if the description is malformed.
+    /// after this side. `None` if the description is malformed, or there are too many.
     pub(super) fn add(&mut self, participant: &Participant, newer: bool) -> Option<Name> {
         let name = Name::from_wire(participant.name.as_ref()?)?;
         let settings = participant.settings.as_ref()?;
+        if self.is_full() && !self.members.contains_key(&name) {
+            return None;
+        }
         let online = participant.status == ParticipantState::Online as i32;
         self.members.entry(name.clone()).or_insert_with(|| Member {
             direction: Direction::from_wire(*settings),
@@ -104,6 +107,11 @@ impl Roster {
     /// All members.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &Member)> {
         self.members.iter()
+    }
+
+    /// There are as many members as there may be.
+    pub(super) fn is_full(&self) -> bool {
+        self.members.len() >= limits::MEMBERS
     }
 
     /// Nobody else takes part.

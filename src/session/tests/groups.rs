@@ -1496,6 +1496,112 @@ fn a_close_goes_on_when_the_last_that_was_waited_for_is_gone() {
     }
 }
 
+/// A copy of a control message of the moderator, changed, under a number of its own.
+fn changed(message: &Message, id: u32, act: impl FnOnce(&mut CommandPayloadType)) -> Message {
+    let mut message = message.clone();
+    let Some(MessageType::Publish(publish)) = &mut message.message_type else { panic!() };
+    publish.session.as_mut().unwrap().message_id = id;
+    let content = publish.msg.as_mut().unwrap().content_type.as_mut().unwrap();
+    let ContentType::CommandPayload(CommandPayload { command_payload_type: Some(payload) }) =
+        content
+    else {
+        panic!()
+    };
+    act(payload);
+    sign_as(&mut message, "o/n/ann_0");
+    message
+}
+
+fn silent(n: usize) -> crate::wire::Participant {
+    let name = Name::new(["o", "n", "silent"], crate::name::NameId(n as u128));
+    roster::describe(&name, Direction::Both, true)
+}
+
+#[test]
+fn a_group_has_so_many_members_and_no_more() {
+    let most = limits::MEMBERS;
+    // As its moderator sees it.
+    let mut crowd = Crowd::four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    let key = crowd.sessions[MODERATOR].unwrap();
+    crowd.with(MODERATOR, |app, _| {
+        let session = &mut app.sessions.get_mut(&app.by_number[&key.number]).unwrap().session;
+        session.fill_for_tests(most - 2);
+    });
+    assert_eq!(crowd.invite(2), Ok(()), "at the limit");
+    let result = crowd.invite(3);
+    let Err(Error::Limit(text)) = result else { panic!("{result:?}") };
+    assert!(text.contains("o/n/dan") && text.contains(&most.to_string()), "{text}");
+
+    // As the news of a moderator say it.
+    let mut crowd = Crowd::together(true);
+    let news = |(at, m): &&(usize, Message)| *at == 0 && kind(m) == T::GroupUpdate;
+    let news = crowd.sent.iter().find(news).unwrap().1.clone();
+    let tell = |crowd: &mut Crowd, n: usize| {
+        let news = changed(&news, 5000 + n as u32, |payload| {
+            let CommandPayloadType::GroupUpdate(update) = payload else { panic!() };
+            update.participant = Some(silent(n));
+        });
+        let before = crowd.count(1, T::GroupAck);
+        crowd.with(1, |app, cx| app.handle_message(news, ConnectionId(9), cx));
+        (crowd.count(1, T::GroupAck) - before, crowd.seen[1].accepted.len())
+    };
+    for n in 3..most {
+        assert_eq!(tell(&mut crowd, n).0, 1, "{n}");
+    }
+    assert_eq!(tell(&mut crowd, most).0, 0, "one more is not confirmed");
+    let key = crowd.sessions[1].unwrap();
+    assert_eq!(crowd.apps[1].participants(key).unwrap().len(), most);
+    assert_eq!(tell(&mut crowd, most).0, 0, "nor when it is told again");
+
+    // As a welcome says it.
+    for (others, enters) in [(most, true), (most + 1, false)] {
+        let mut crowd = Crowd::four(true);
+        crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::GroupWelcome));
+        crowd.invite_start(1);
+        let welcome = |(_, m): &&(usize, Message)| kind(m) == T::GroupWelcome;
+        let welcome = crowd.sent.iter().find(welcome).unwrap().1.clone();
+        let welcome = changed(&welcome, 5000, |payload| {
+            let CommandPayloadType::GroupWelcome(welcome) = payload else { panic!() };
+            // The moderator and the newcomer are there.
+            welcome.participants.extend((1..others).map(silent));
+            assert_eq!(welcome.participants.len(), others + 1);
+        });
+        crowd.with(1, |app, cx| app.handle_message(welcome, ConnectionId(9), cx));
+        assert_eq!(crowd.seen[1].accepted.len(), usize::from(enters), "{others}");
+    }
+}
+
+#[test]
+fn what_waits_behind_the_gaps_of_all_senders_is_bounded() {
+    let senders = limits::GAP_BYTES / limits::RECEIVER_BYTES + 1;
+    let names: Vec<String> = (0..=senders).map(|n| format!("o/n/app{n}")).collect();
+    let mut crowd = Crowd::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    crowd.open(true);
+    for at in 1..=senders {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    // The first message of each is lost for the moderator; its second takes all the room there is.
+    crowd.copies = Box::new(|_, to, m| {
+        let first = [T::Msg, T::RtxReply].contains(&kind(m)) && message_id(m) == 1;
+        usize::from(to != 0 || !first)
+    });
+    for at in 1..=senders {
+        crowd.publish(at, "first");
+        let key = crowd.sessions[at].unwrap();
+        // The text "msg" says what it is.
+        let payload = Payload::new(vec![0; limits::RECEIVER_BYTES - 3], "", BTreeMap::new());
+        let before = crowd.count(MODERATOR, T::MsgAck);
+        crowd.with(at, |app, cx| app.publish(key, payload, None, cx));
+        let taken = crowd.count(MODERATOR, T::MsgAck) - before;
+        assert_eq!(taken, usize::from(at < senders), "{at} of {senders}");
+    }
+    crowd.copies = all();
+    crowd.run(3 * T);
+    let got = crowd.seen[MODERATOR].received.len();
+    assert_eq!(got, 2 * senders, "what found no room comes again");
+}
+
 #[test]
 fn whoever_is_invited_again_is_not_sent_away() {
     let mut crowd = Crowd::together(true);
