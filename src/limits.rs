@@ -38,6 +38,8 @@ pub const SESSION_BYTES: usize = 8 * 1024 * 1024;
 pub const UNDELIVERED_BYTES: usize = 1024 * 1024;
 /// Messages that a best-effort session may have handed over and not yet seen sent.
 pub const BEST_EFFORT_MESSAGES: usize = 4096;
+/// Numbers of a best-effort sender that are remembered, to see what comes twice.
+pub const BEST_EFFORT_NUMBERS: u32 = 4096;
 /// Bytes after a gap that a receiver keeps: what a sender may have under way.
 pub const RECEIVER_BYTES: usize = SESSION_BYTES;
 /// Bytes after gaps that a session keeps, of all senders together.

@@ -37,7 +37,11 @@ impl Session {
         let (source, message_id) = (message.source.clone(), message.message_id);
         let Some(received) = self.received(message) else { return };
         if self.config.reliable.is_none() {
-            return self.out.push(Output::Item(Item::Message(Box::new(received))));
+            // Over two paths it comes twice.
+            if self.arrived.entry(source.encoded()).or_default().is_new(message_id) {
+                self.out.push(Output::Item(Item::Message(Box::new(received))));
+            }
+            return;
         }
         if received.is_reply {
             return self.on_direct(received);
@@ -82,6 +86,7 @@ impl Session {
 
     /// A member is gone: what it had sent before is given out.
     pub(super) fn drop_receiver(&mut self, source: &Name) {
+        self.arrived.remove(&source.encoded());
         if let Some(mut receiver) = self.receivers.remove(&source.encoded()) {
             let mut out = Vec::new();
             receiver.finish(&mut out);

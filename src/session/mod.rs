@@ -9,6 +9,7 @@
 
 mod anycast;
 pub(crate) mod app;
+mod arrived;
 mod channel;
 mod config;
 mod data;
@@ -39,6 +40,7 @@ use crate::wire::{
     CommandPayload, CommandPayloadType, Content, ContentType, Empty, SessionMessageType,
 };
 use app::About;
+use arrived::Arrived;
 use channel::Channels;
 use moderator::Moderator;
 use participant::Participant;
@@ -393,7 +395,10 @@ pub(crate) struct Session {
     presence: Presence,
     requests: Requests,
     sender: Sender,
+    /// In a reliable session.
     receivers: BTreeMap<EncodedName, Receiver>,
+    /// In a best-effort session.
+    arrived: BTreeMap<EncodedName, Arrived>,
     /// Next look at who was silent.
     look: Instant,
     /// Something was sent to everybody since the last look.
@@ -430,6 +435,7 @@ impl Session {
             requests: Requests::default(),
             sender: Sender::new(config.reliable),
             receivers: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             look: now.mono + limits::HEARTBEAT,
             spoke: false,
             events: false,

@@ -1476,6 +1476,29 @@ fn a_goodbye_that_comes_late_does_not_take_out_who_has_come_again() {
 }
 
 #[test]
+fn best_effort_over_two_paths_is_given_out_once() {
+    let mut crowd = Crowd::together(false);
+    crowd.copies = Box::new(|_, _, message| if kind(message) == T::Msg { 2 } else { 1 });
+    for text in ["1", "2", "3"] {
+        crowd.publish(1, text);
+    }
+    crowd.publish_to(1, 2, "for you");
+    assert_eq!(crowd.seen[2].messages, ["1", "2", "3", "for you"]);
+    assert_eq!(crowd.seen[3].messages, ["1", "2", "3"]);
+    // Whoever comes again begins anew.
+    crowd.copies = all();
+    assert_eq!((crowd.remove(1), crowd.invite(1)), (Ok(()), Ok(())));
+    crowd.publish(1, "again");
+    assert_eq!(crowd.seen[3].messages.last().unwrap(), "again");
+
+    let mut pair = Pair::new();
+    let (ours, _) = pair.open(false);
+    pair.copies = Box::new(|_, message| if kind(message) == T::Msg { 2 } else { 1 });
+    pair.publish(0, ours, "once");
+    assert_eq!(pair.seen[1].messages, ["once"]);
+}
+
+#[test]
 fn a_close_goes_on_when_the_last_that_was_waited_for_is_gone() {
     for leaves in [true, false] {
         let mut crowd = Crowd::together(true);
