@@ -147,7 +147,7 @@ impl Session {
             return;
         }
         let (to, id) = (&message.source, message.message_id);
-        let reply = match self.sender.requested(id) {
+        let reply = match self.sender.requested(id, to) {
             Some(payload) => self.data(SessionMessageType::RtxReply, to, id, &payload),
             None => {
                 let mut reply = empty_payload(SessionMessageType::RtxReply, to, id);

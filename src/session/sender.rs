@@ -234,13 +234,16 @@ impl Sender {
         }
     }
 
-    /// A member asks for a message again. `None`: it is no longer there.
+    /// A member asks for a message again. `None`: it is no longer there, was not for this member, or
+    /// was acknowledged by it.
     ///
     /// The published implementation counts the request as an acknowledgement. Here the message
     /// stays unacknowledged, or a lost answer would make a publish "delivered" that never was. Nor
     /// does it put off the end: whoever only asks would never let a publish end.
-    pub(super) fn requested(&self, message_id: u32) -> Option<Payload> {
-        Some(self.sent.get(&self.number(message_id))?.payload.clone())
+    pub(super) fn requested(&self, message_id: u32, by: &Name) -> Option<Payload> {
+        let sent = self.sent.get(&self.number(message_id))?;
+        let mut lacking = sent.missing.iter().chain(&sent.silent).chain(&sent.absent);
+        lacking.any(|name| name == by).then(|| sent.payload.clone())
     }
 
     /// A member went offline: its acknowledgements will not come.
@@ -456,6 +459,11 @@ mod tests {
             .sum()
     }
 
+    /// Bob asks for a message.
+    fn asked(sender: &Sender, id: u32) -> bool {
+        sender.requested(id, &name("o/n/b")).is_some()
+    }
+
     #[test]
     fn acked_publish_ends_and_room_comes_back_in_order() {
         let (mut sender, bob, now) = (Sender::new(Some(RETRY)), name("o/n/b"), Instant::now());
@@ -491,9 +499,9 @@ mod tests {
         let lost = Outcome::Undelivered(vec![bob.clone()]);
         assert!(out.contains(&Output::Finished { op: Some(OpId(7)), outcome: lost }));
         assert!(out.contains(&Output::Silent { name: bob.clone(), since: start }));
-        assert!(sender.requested(1).is_some(), "still there for being asked for");
+        assert!(asked(&sender, 1), "still there for being asked for");
         sender.acked(1, &bob, &mut out);
-        assert!(sender.requested(1).is_none(), "it has arrived after all");
+        assert!(!asked(&sender, 1), "it has arrived after all");
     }
 
     #[test]
@@ -543,9 +551,9 @@ mod tests {
             );
         }
         for id in [2, 1, 3] {
-            assert!(sender.requested(id).is_some());
+            assert!(asked(&sender, id));
             sender.acked(id, &bob, &mut out);
-            assert!(sender.requested(id).is_none(), "{id}");
+            assert!(!asked(&sender, id), "{id}");
         }
         assert!(sender.sent.is_empty() && sender.timers.is_empty());
         assert_eq!((sender.poll_timeout(), sender.undelivered), (None, 0));
@@ -565,19 +573,19 @@ mod tests {
         for _ in 0..limits::SENDER_WINDOW {
             undelivered(&mut sender, 1);
         }
-        assert!(sender.requested(1).is_some());
+        assert!(asked(&sender, 1));
         undelivered(&mut sender, 1);
-        assert!(sender.requested(1).is_none() && sender.requested(2).is_some());
+        assert!(!asked(&sender, 1) && asked(&sender, 2));
 
         let mut sender = Sender::new(Some(RETRY));
         undelivered(&mut sender, 1);
         undelivered(&mut sender, limits::UNDELIVERED_BYTES - 1);
-        assert!(sender.requested(1).is_some(), "at the limit");
+        assert!(asked(&sender, 1), "at the limit");
         undelivered(&mut sender, 1);
-        assert!(sender.requested(1).is_none() && sender.requested(2).is_some(), "one past it");
+        assert!(!asked(&sender, 1) && asked(&sender, 2), "one past it");
         undelivered(&mut sender, limits::UNDELIVERED_BYTES + 1);
         assert!(sender.sent.is_empty() && sender.undelivered == 0, "too large alone");
-        assert!(sender.requested(77).is_none(), "not yet sent");
+        assert!(!asked(&sender, 77), "not yet sent");
     }
 
     #[test]
@@ -591,7 +599,7 @@ mod tests {
             assert_eq!(outcomes(&out), if pushed { vec![(1, false)] } else { vec![] });
         }
         assert_eq!((credit(&out), sender.undelivered), (1, 0));
-        assert!(sender.requested(1).is_none() && sender.requested(2).is_some());
+        assert!(!asked(&sender, 1) && asked(&sender, 2));
     }
 
     #[test]
@@ -601,7 +609,7 @@ mod tests {
         sender.publish(Payload::default(), Some(OpId(1)), those(&[bob]), start, &mut out);
         for tenth in 1..=30 {
             assert!(outcomes(&out).is_empty(), "{tenth}");
-            assert!(sender.requested(1).is_some() && sender.timers.len() == 1);
+            assert!(asked(&sender, 1) && sender.timers.len() == 1);
             sender.handle_timeout(start + Duration::from_millis(100 * tenth), &mut out);
         }
         assert_eq!(outcomes(&out), [(1, false)]);

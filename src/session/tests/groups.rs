@@ -1626,6 +1626,41 @@ fn what_waits_behind_the_gaps_of_all_senders_is_bounded() {
 }
 
 #[test]
+fn only_who_should_have_a_message_may_ask_for_it() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 2 || kind(m) != T::Msg));
+    crowd.publish(MODERATOR, "before it came");
+    crowd.publish_to(MODERATOR, 2, "for one alone");
+    crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::Msg));
+    crowd.invite_start(3);
+    let sent = crowd.sent.iter().filter(|(at, m)| *at == 0 && kind(m) == T::Msg);
+    let mut ids: Vec<u32> = sent.map(|(_, m)| message_id(m)).collect();
+    ids.dedup();
+    assert_eq!((ids.len(), ids[0]), (2, 1));
+    let ask = |crowd: &mut Crowd, by: usize, id: u32| {
+        let ack = |(_, m): &&(usize, Message)| kind(m) == T::MsgAck;
+        let mut request = crowd.sent.iter().find(ack).unwrap().1.clone();
+        header(&mut request).source = Some(crowd.names[by].to_wire());
+        if let Some(MessageType::Publish(publish)) = &mut request.message_type {
+            let session = publish.session.as_mut().unwrap();
+            session.session_message_type = T::RtxRequest as i32;
+            session.message_id = id;
+        }
+        crowd.with(MODERATOR, |app, cx| app.handle_message(request, ConnectionId(9), cx));
+        let (_, answer) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::RtxReply).unwrap();
+        text(answer)
+    };
+    assert_eq!(ask(&mut crowd, 2, ids[0]), "before it came");
+    assert_eq!(ask(&mut crowd, 2, ids[1]), "for one alone");
+    for by in [1, 3] {
+        for id in &ids {
+            assert_eq!(ask(&mut crowd, by, *id), "", "{by} asks for {id}");
+        }
+    }
+}
+
+#[test]
 fn whoever_is_invited_again_is_not_sent_away() {
     let mut crowd = Crowd::together(true);
     crowd.copies = without(3);
