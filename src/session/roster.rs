@@ -121,13 +121,9 @@ impl Roster {
 
     /// Whom a message sent now is for.
     pub(super) fn audience(&self) -> Audience {
-        let mut audience = Audience::default();
         let able = |member: &Member| member.ready && member.direction.receives();
-        for (name, member) in self.members.iter().filter(|(_, member)| able(member)) {
-            let list = if member.online { &mut audience.present } else { &mut audience.absent };
-            list.push(name.clone());
-        }
-        audience
+        let able = self.members.iter().filter(|(_, member)| able(member));
+        Audience(able.map(|(name, member)| (name.clone(), member.online)).collect())
     }
 
     /// Something was heard of a member, over this connection if it was proved to come from there.

@@ -26,13 +26,16 @@ pub(super) enum Outcome {
     Undelivered(Vec<Name>),
 }
 
-/// Whom a message is for.
+/// Whom a message is for, in the order of their names, and whether they can be reached now: then they
+/// should acknowledge it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Audience {
-    /// They should acknowledge it.
-    pub(super) present: Vec<Name>,
-    /// They cannot be reached now.
-    pub(super) absent: Vec<Name>,
+pub(super) struct Audience(pub(super) Vec<(Name, bool)>);
+
+impl Audience {
+    /// Nobody can be reached.
+    fn is_absent(&self) -> bool {
+        !self.0.iter().any(|(_, online)| *online)
+    }
 }
 
 /// What a sender says.
@@ -69,17 +72,72 @@ pub(super) struct Sender {
 #[derive(Debug)]
 struct Sent {
     payload: Payload,
-    missing: Vec<Name>,
-    /// Went offline before they acknowledged.
-    silent: Vec<Name>,
-    /// Were offline when it was sent. Nobody waits for them, but they may ask for it.
-    absent: Vec<Name>,
+    receivers: Receivers,
     tries_left: u32,
     sent: Instant,
     due: Instant,
     op: Option<OpId>,
     /// Its publish has ended: not everybody acknowledged in time.
     finished: bool,
+}
+
+/// Whom a message is for, in the order of their names, and what is known of each.
+#[derive(Debug)]
+struct Receivers {
+    all: Vec<(Name, Standing)>,
+    /// So many are to acknowledge it still.
+    missing: usize,
+    /// So many may ask for it.
+    lacking: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Is to acknowledge it.
+    Missing,
+    /// Went offline before it did.
+    Silent,
+    /// Was offline when it was sent. Nobody waits for it, but it may ask.
+    Absent,
+    /// Has acknowledged it, or does not count any more.
+    Done,
+}
+
+impl Receivers {
+    fn new(Audience(audience): Audience) -> Receivers {
+        let missing = audience.iter().filter(|(_, online)| *online).count();
+        let lacking = audience.len();
+        let standing = |online| if online { Standing::Missing } else { Standing::Absent };
+        let all = audience.into_iter().map(|(name, online)| (name, standing(online))).collect();
+        Receivers { all, missing, lacking }
+    }
+
+    fn position(&self, name: &Name) -> Option<usize> {
+        self.all.binary_search_by(|(known, _)| known.cmp(name)).ok()
+    }
+
+    /// `None`: it is not for this member.
+    fn get(&self, name: &Name) -> Option<Standing> {
+        Some(self.all[self.position(name)?].1)
+    }
+
+    /// What it was before.
+    fn set(&mut self, name: &Name, to: Standing) -> Option<Standing> {
+        let at = self.position(name)?;
+        let before = std::mem::replace(&mut self.all[at].1, to);
+        let count = |standing: Standing| {
+            (usize::from(standing == Standing::Missing), usize::from(standing != Standing::Done))
+        };
+        let ((missing, lacking), (now_missing, now_lacking)) = (count(before), count(to));
+        self.missing = self.missing - missing + now_missing;
+        self.lacking = self.lacking - lacking + now_lacking;
+        Some(before)
+    }
+
+    fn with(&self, standing: Standing) -> Vec<Name> {
+        let found = self.all.iter().filter(|(_, known)| *known == standing);
+        found.map(|(name, _)| name.clone()).collect()
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +170,7 @@ impl Sender {
         now: Instant,
         out: &mut Vec<Output>,
     ) {
-        if audience.present.is_empty() {
+        if audience.is_absent() {
             let expires = now + self.retry.unwrap_or_default().total();
             self.kept.push_back(Kept { payload, op, expires });
         } else {
@@ -122,7 +180,7 @@ impl Sender {
 
     /// Somebody is there: sends what was kept.
     pub(super) fn flush_kept(&mut self, audience: &Audience, now: Instant, out: &mut Vec<Output>) {
-        if audience.present.is_empty() {
+        if audience.is_absent() {
             return;
         }
         for kept in std::mem::take(&mut self.kept) {
@@ -143,7 +201,7 @@ impl Sender {
         let (to, number) = (Some(member.clone()), FIRST_DIRECT | u64::from(id));
         match self.retry {
             Some(retry) => {
-                let audience = Audience { present: vec![member.clone()], absent: Vec::new() };
+                let audience = Audience(vec![(member.clone(), true)]);
                 self.keep(number, payload.clone(), op, audience, retry, now);
             }
             None => out.push(Output::Finished { op, outcome: Outcome::Delivered }),
@@ -163,9 +221,7 @@ impl Sender {
         let due = now + retry.interval;
         let sent = Sent {
             payload,
-            missing: audience.present,
-            silent: Vec::new(),
-            absent: audience.absent,
+            receivers: Receivers::new(audience),
             tries_left: retry.max_retries,
             sent: now,
             due,
@@ -219,17 +275,15 @@ impl Sender {
         let Some(sent) = self.sent.get_mut(&number) else {
             return;
         };
-        sent.missing.retain(|name| name != from);
-        sent.silent.retain(|name| name != from);
-        sent.absent.retain(|name| name != from);
+        sent.receivers.set(from, Standing::Done);
         self.finish_if_done(number, out);
         self.forget_if_had(number);
     }
 
     /// Nobody asks any more for what everybody has.
     fn forget_if_had(&mut self, number: u64) {
-        let had = |sent: &Sent| sent.silent.is_empty() && sent.absent.is_empty();
-        if self.sent.get(&number).is_some_and(|sent| sent.finished && had(sent)) {
+        let had = |sent: &Sent| sent.finished && sent.receivers.lacking == 0;
+        if self.sent.get(&number).is_some_and(had) {
             self.forget(number);
         }
     }
@@ -242,18 +296,16 @@ impl Sender {
     /// does it put off the end: whoever only asks would never let a publish end.
     pub(super) fn requested(&self, message_id: u32, by: &Name) -> Option<Payload> {
         let sent = self.sent.get(&self.number(message_id))?;
-        let mut lacking = sent.missing.iter().chain(&sent.silent).chain(&sent.absent);
-        lacking.any(|name| name == by).then(|| sent.payload.clone())
+        let lacking = sent.receivers.get(by).is_some_and(|standing| standing != Standing::Done);
+        lacking.then(|| sent.payload.clone())
     }
 
     /// A member went offline: its acknowledgements will not come.
     pub(super) fn offline(&mut self, name: &Name, out: &mut Vec<Output>) {
         for number in self.sent.keys().copied().collect::<Vec<_>>() {
             let Some(sent) = self.sent.get_mut(&number) else { continue };
-            let before = sent.missing.len();
-            sent.missing.retain(|missing| missing != name);
-            if sent.missing.len() < before {
-                sent.silent.push(name.clone());
+            if sent.receivers.get(name) == Some(Standing::Missing) {
+                sent.receivers.set(name, Standing::Silent);
                 self.finish_if_done(number, out);
             }
         }
@@ -263,11 +315,7 @@ impl Sender {
     pub(super) fn left(&mut self, name: &Name, out: &mut Vec<Output>) {
         for number in self.sent.keys().copied().collect::<Vec<_>>() {
             let Some(sent) = self.sent.get_mut(&number) else { continue };
-            sent.silent.retain(|silent| silent != name);
-            sent.absent.retain(|absent| absent != name);
-            let before = sent.missing.len();
-            sent.missing.retain(|missing| missing != name);
-            if sent.missing.len() < before {
+            if sent.receivers.set(name, Standing::Done) == Some(Standing::Missing) {
                 self.finish_if_done(number, out);
             }
             self.forget_if_had(number);
@@ -335,9 +383,12 @@ impl Sender {
         }
         sent.tries_left -= 1;
         sent.due = now + retry.interval;
-        for name in &sent.missing {
-            let (payload, to) = (sent.payload.clone(), Some(name.clone()));
-            out.push(Output::Transmit { message_id, payload, to });
+        for name in sent.receivers.with(Standing::Missing) {
+            out.push(Output::Transmit {
+                message_id,
+                payload: sent.payload.clone(),
+                to: Some(name),
+            });
         }
         self.timers.push_back((sent.due, number));
     }
@@ -347,8 +398,10 @@ impl Sender {
         let Some(sent) = self.sent.get_mut(&number) else {
             return Vec::new();
         };
-        let missing = std::mem::take(&mut sent.missing);
-        sent.silent.extend(missing.iter().cloned());
+        let missing = sent.receivers.with(Standing::Missing);
+        for name in &missing {
+            sent.receivers.set(name, Standing::Silent);
+        }
         self.finish_if_done(number, out);
         missing
     }
@@ -357,14 +410,15 @@ impl Sender {
         let Some(sent) = self.sent.get_mut(&number) else {
             return;
         };
-        if sent.finished || !sent.missing.is_empty() {
+        if sent.finished || sent.receivers.missing > 0 {
             return;
         }
         sent.finished = true;
         let (op, bytes) = (sent.op.take(), sent.payload.len());
-        let outcome = match sent.silent.is_empty() {
+        let silent = sent.receivers.with(Standing::Silent);
+        let outcome = match silent.is_empty() {
             true => Outcome::Delivered,
-            false => Outcome::Undelivered(sent.silent.clone()),
+            false => Outcome::Undelivered(silent),
         };
         self.undelivered += bytes;
         out.push(Output::Finished { op, outcome });
@@ -427,7 +481,7 @@ mod tests {
     }
 
     fn those(names: &[Name]) -> Audience {
-        Audience { present: names.to_vec(), absent: Vec::new() }
+        Audience(names.iter().map(|name| (name.clone(), true)).collect())
     }
 
     fn ids(out: &[Output]) -> Vec<u32> {
@@ -613,6 +667,37 @@ mod tests {
             sender.handle_timeout(start + Duration::from_millis(100 * tenth), &mut out);
         }
         assert_eq!(outcomes(&out), [(1, false)]);
+    }
+
+    #[test]
+    fn each_of_many_counts_for_itself() {
+        let mut names: Vec<Name> = (0..32).map(|n| name(&format!("o/n/app{n}"))).collect();
+        names.sort();
+        let (mut sender, now, mut out) = (Sender::new(Some(RETRY)), Instant::now(), Vec::new());
+        let mut audience = those(&names);
+        audience.0[7].1 = false;
+        sender.publish(Payload::default(), Some(OpId(1)), audience, now, &mut out);
+        out.clear();
+        // Half acknowledge it, one of them twice; strangers do not count, nor does who was not there.
+        for name in names[16..].iter().chain([&names[20], &names[7], &name("o/n/stranger")]) {
+            sender.acked(1, name, &mut out);
+            assert!(sender.requested(1, name).is_none() && out.is_empty());
+        }
+        sender.left(&names[0], &mut out);
+        sender.offline(&names[1], &mut out);
+        for name in &names[2..15] {
+            sender.acked(1, name, &mut out);
+        }
+        assert!(out.is_empty());
+        sender.acked(1, &names[15], &mut out);
+        let outcome = Outcome::Undelivered(vec![names[1].clone()]);
+        assert_eq!(out[0], Output::Finished { op: Some(OpId(1)), outcome });
+        // Only one may ask for it still.
+        let asks =
+            |sender: &Sender| names.iter().filter(|n| sender.requested(1, n).is_some()).count();
+        assert_eq!(asks(&sender), 1);
+        sender.acked(1, &names[1], &mut out);
+        assert!(sender.sent.is_empty(), "and then nobody");
     }
 
     #[test]
