@@ -292,9 +292,7 @@ impl EventLoop {
         for event in &*events {
             self.on_event(event, now);
         }
-        for transport in std::mem::take(&mut self.to_read) {
-            self.read(transport, now);
-        }
+        self.read_all(now);
         self.check_deadlines(now);
         if self.accept_again.is_some_and(|at| at <= now.mono) {
             self.accept_again = None;
@@ -323,12 +321,17 @@ impl EventLoop {
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// Does everything that the core wants but writing.
+    fn hand_out(&mut self, now: Now) {
+        while let Some(output) = self.node.poll_output() {
+            self.on_output(output, now);
+        }
+    }
+
     /// Does everything that the core wants, and writes what links have to say.
     fn carry_out(&mut self, now: Now) {
         loop {
-            while let Some(output) = self.node.poll_output() {
-                self.on_output(output, now);
-            }
+            self.hand_out(now);
             match self.node.next_dirty() {
                 Some(transport) => self.flush(transport, now),
                 None => return,
@@ -352,11 +355,12 @@ impl EventLoop {
         let transport = TransportId(number as u64);
         let Some(socket) = self.sockets.get_mut(&transport) else { return };
         socket.hangup |= event.is_read_closed() || event.is_error();
-        socket.writable |= event.is_writable();
+        let room = !socket.writable && event.is_writable();
+        socket.writable |= room;
         match socket.state {
             State::Connecting { .. } => self.finish_connecting(transport, now),
             State::Open => {
-                if event.is_writable() {
+                if room {
                     self.flush(transport, now);
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -377,29 +381,54 @@ impl EventLoop {
         }
     }
 
-    /// Reads a socket once: at most [`limits::READ_BUDGET`] bytes.
-    fn read(&mut self, transport: TransportId, now: Now) {
-        let Some(socket) = self.sockets.get_mut(&transport) else { return };
+    /// Reads each socket that has something, once. What they bring for one link is written together,
+    /// but not more than [`limits::READ_BUDGET`] bytes are read before something is written.
+    fn read_all(&mut self, now: Now) {
+        let transports = std::mem::take(&mut self.to_read);
+        let mut read = 0;
+        for transport in &transports {
+            read += self.read(*transport, now);
+            self.hand_out(now);
+            if read >= limits::READ_BUDGET {
+                self.carry_out(now);
+                read = 0;
+            }
+        }
+        self.carry_out(now);
+        for transport in &transports {
+            // After writing: what was written to the peer has acknowledged already.
+            if let Some(socket) = self.sockets.get(transport) {
+                socket.acknowledge_at_once();
+            }
+        }
+    }
+
+    /// Reads a socket once: at most [`limits::READ_BUDGET`] bytes; how many it were.
+    fn read(&mut self, transport: TransportId, now: Now) -> usize {
+        let Some(socket) = self.sockets.get_mut(&transport) else { return 0 };
         socket.to_read = false;
         match socket.state {
-            State::Connecting { .. } => return,
+            State::Connecting { .. } => return 0,
             State::Open => {}
-            State::Closing { .. } => return self.wind_up(transport),
+            State::Closing { .. } => {
+                self.wind_up(transport);
+                return 0;
+            }
         }
         match socket.read(&mut self.buffer) {
             Progress::Bytes(len) => {
                 let more = len == self.buffer.len() || socket.hangup;
                 self.node.handle_bytes(transport, &self.buffer[..len], now);
-                self.carry_out(now);
                 if more {
                     self.read_later(transport);
                 }
+                len
             }
-            Progress::Blocked => {}
+            Progress::Blocked => 0,
             Progress::Ended(cause) => {
                 socket.hangup = true;
                 self.node.handle_disconnected(transport, &cause, now);
-                self.carry_out(now);
+                0
             }
         }
     }

@@ -92,12 +92,19 @@ impl Socket {
         set_option(&self.stream, libc::IPPROTO_TCP, KEEPALIVE_TIME, secs);
     }
 
+    /// Has the kernel acknowledge what was read, if it has not yet: published peers leave Nagle's
+    /// algorithm on, and their next small message would wait 40 ms for it. The option must be set
+    /// again after each read.
+    pub(super) fn acknowledge_at_once(&self) {
+        #[cfg(target_os = "linux")]
+        set_option(&self.stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1);
+    }
+
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Progress {
         loop {
             return match self.stream.read(buffer) {
                 Ok(0) => Progress::Ended("the peer closed the connection".to_owned()),
                 Ok(len) => {
-                    acknowledge_at_once(&self.stream);
                     #[cfg(test)]
                     {
                         self.bytes_read += len as u64;
@@ -183,17 +190,6 @@ impl Drop for Socket {
         self.stream.shut_down();
     }
 }
-
-/// Has the kernel acknowledge what was read without delay: published peers leave Nagle's algorithm
-/// on, and their next small message would wait 40 ms for it. The option must be set again after
-/// each read.
-#[cfg(target_os = "linux")]
-fn acknowledge_at_once(stream: &TcpStream) {
-    set_option(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 1);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn acknowledge_at_once(_: &TcpStream) {}
 
 /// The option with the time before TCP's first probe, and the longest that Linux takes.
 #[cfg(not(target_vendor = "apple"))]

@@ -152,8 +152,20 @@ impl Pair {
 
     /// Talks while the attack is repeated; the p99 must stay below the larger of 20 ms and three
     /// times the quiet one. Two cores are shared with whatever else runs, so that a figure above it
-    /// is measured again, twice; a node that really stands still fails all three.
+    /// is measured again, twice; a node that really stands still fails all three. Likewise in
+    /// `make soak` a median above its bar is measured again, once: the 99th percentile is made of a
+    /// few waits for a core, which come in steps of 2 ms.
     pub fn undisturbed(&mut self, attack: &(dyn Fn() + Sync)) -> Result<String, String> {
+        let first = self.measured(attack);
+        match (soak(), first) {
+            (true, Err(first)) => {
+                self.measured(attack).map(|text| format!("{first}; measured again, {text}"))
+            }
+            (_, result) => result,
+        }
+    }
+
+    fn measured(&mut self, attack: &(dyn Fn() + Sync)) -> Result<String, String> {
         let (times, rounds) = if soak() { (5, 1000) } else { (3, 250) };
         let mut measured = Vec::new();
         for _ in 0..times {
