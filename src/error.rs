@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::name::NameError;
-use crate::{config, identity};
+use crate::{config, identity, mls};
 
 /// Result of the Rust API.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -47,6 +47,8 @@ pub enum Error {
     Auth(String),
     /// The peer sent what the protocol does not allow.
     Protocol(String),
+    /// An encrypted session: its group could not be set up or changed, or this side is not in it.
+    Mls(String),
     /// Nobody (valid) answered under a name.
     NoRoute(String),
     /// A message was not acknowledged; it may have arrived all the same.
@@ -87,6 +89,7 @@ impl fmt::Display for Error {
             | Error::Connect(text)
             | Error::Auth(text)
             | Error::Protocol(text)
+            | Error::Mls(text)
             | Error::NoRoute(text)
             | Error::Undelivered(text)
             | Error::Io(text)
@@ -116,5 +119,11 @@ impl From<config::Error> for Error {
 impl From<identity::Error> for Error {
     fn from(error: identity::Error) -> Error {
         Error::Auth(error.to_string())
+    }
+}
+
+impl From<mls::Error> for Error {
+    fn from(error: mls::Error) -> Error {
+        Error::Mls(error.to_string())
     }
 }

@@ -50,6 +50,26 @@ pub const RECEIVER_WINDOW: u32 = 512;
 pub const MLS_PAST_EPOCHS: usize = 3;
 /// How far messages of one sender may overtake another, or be lost, for each to be opened still.
 pub const MLS_SKIPPED_MESSAGES: u32 = 1024;
+/// Messages of epochs to come that an encrypted session keeps: their keys are on the way.
+pub const MLS_EARLY_MESSAGES: usize = 512;
+/// And their bytes.
+pub const MLS_EARLY_BYTES: usize = 1024 * 1024;
+/// They are kept for so long.
+pub const MLS_EARLY_TIME: Duration = Duration::from_secs(10);
+/// Commits that a member keeps when one before them is missing.
+pub const MLS_EARLY_COMMITS: usize = 16;
+/// Commits that the moderator keeps for a member which cannot be reached. Whoever misses more has to
+/// get new keys.
+pub const MLS_MISSED_COMMITS: usize = 16;
+/// A member that is behind waits for so long for the missing commit, then it asks for new keys.
+pub const MLS_COMMIT_WAIT: Duration = Duration::from_secs(3);
+/// Between two times that a member asks for new keys.
+pub const MLS_REJOIN_PAUSE: Duration = Duration::from_secs(30);
+/// A place in an encrypted group gets a new token after this; or after two thirds of its token's
+/// life, if that is less.
+pub const MLS_REFRESH: Duration = Duration::from_secs(50 * 60);
+/// A new member's clock may be ahead by so much more than its key package allows: it is waited for.
+pub const MLS_CLOCK_WAIT: Duration = Duration::from_secs(60);
 /// Time between two heartbeats, and between two looks at who was silent.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silent looks after which a peer counts as offline.

@@ -42,7 +42,7 @@ fn sender(who: Who, node: &Node, mode: Mode, binding: &str, message: &str, size:
         Wheel => wheel("send"),
     };
     match (who, mode) {
-        (Ours, Mls) => unreachable!("not there yet"),
+        (Ours, Mls) => command.args(["send", "--iterations", "3", "--enable-mls"]),
         (Ours, Reliable) => command.args(["send", "--iterations", "3"]),
         (Ours, BestEffort) => command.args(["send", "--iterations", "3", "--best-effort"]),
         (Wheel, Reliable) => command.args(["--wait-ack", "--reply"]),
@@ -108,6 +108,11 @@ cells! {
     node_ours_wheel_to_wheel_reliable:    Ours,  Wheel, Wheel, Reliable;
     node_ours_wheel_to_wheel_best_effort: Ours,  Wheel, Wheel, BestEffort;
     node_ours_wheel_to_wheel_mls:         Ours,  Wheel, Wheel, Mls;
+    node_ours_ours_to_wheel_mls:          Ours,  Wheel, Ours,  Mls;
+    node_ours_wheel_to_ours_mls:          Ours,  Ours,  Wheel, Mls;
+    node_ours_ours_to_ours_mls:           Ours,  Ours,  Ours,  Mls;
+    node_wheel_ours_to_wheel_mls:         Wheel, Wheel, Ours,  Mls;
+    node_wheel_wheel_to_ours_mls:         Wheel, Ours,  Wheel, Mls;
     node_ours_ours_to_wheel_reliable:     Ours,  Wheel, Ours,  Reliable;
     node_ours_ours_to_wheel_best_effort:  Ours,  Wheel, Ours,  BestEffort;
     node_ours_wheel_to_ours_reliable:     Ours,  Ours,  Wheel, Reliable;

@@ -17,4 +17,6 @@ pub use session::{Participant, PublishOptions, Session, SessionOptions};
 pub use crate::driver::Timeout;
 pub use crate::node::{ConnectionInfo, Stats};
 pub use crate::router::ConnectionId;
-pub use crate::session::{Direction, Event, Fields, Item, Kind, ReceivedMessage as Message, Retry};
+pub use crate::session::{
+    Direction, Event, Fields, Item, Kind, Mls, ReceivedMessage as Message, Retry,
+};

@@ -40,6 +40,7 @@ impl Node {
             gateway: config.gateway,
             binding,
             stuck_receiver_timeout: config.stuck_receiver_timeout,
+            virtual_time: false,
         };
         let handle = NodeHandle::start(node::Node::new(options, Box::new(entropy)))?;
         Ok(Node { handle })

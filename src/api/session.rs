@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::app::parse_name;
 use super::node::unexpected;
-use super::{Direction, Fields, Item, Kind, Message, Op, Retry, Timeout};
+use super::{Direction, Fields, Item, Kind, Message, Mls, Op, Retry, Timeout};
 use crate::driver::{
     check_size, may_wait, Answer, AppShared, Command, Completion, Counted, OpSlot, Reply,
     SessionShared, Shared,
@@ -28,6 +28,9 @@ pub struct SessionOptions {
     pub anycast: bool,
     /// Which way data goes at this side.
     pub direction: Direction,
+    /// Encrypted end to end, from member to member: nodes on the way see who talks to whom, but not
+    /// what. `None`: not encrypted.
+    pub mls: Option<Mls>,
     /// Pairs that the peer sees with the session.
     pub metadata: BTreeMap<String, String>,
     /// Whether events come out of the session's inbox.
@@ -37,9 +40,9 @@ pub struct SessionOptions {
 impl Default for SessionOptions {
     /// Point to point, reliable: ten retries, one second apart.
     fn default() -> SessionOptions {
-        let SessionConfig { kind, reliable, anycast, direction, metadata } =
+        let SessionConfig { kind, reliable, anycast, direction, mls, metadata } =
             SessionConfig::default();
-        SessionOptions { kind, reliable, anycast, direction, metadata, events: false }
+        SessionOptions { kind, reliable, anycast, direction, mls, metadata, events: false }
     }
 }
 
@@ -50,8 +53,8 @@ impl SessionOptions {
     }
 
     pub(super) fn config(&self) -> Result<SessionConfig> {
-        let SessionOptions { kind, reliable, anycast, direction, metadata, .. } = self.clone();
-        let config = SessionConfig { kind, reliable, anycast, direction, metadata };
+        let SessionOptions { kind, reliable, anycast, direction, mls, metadata, .. } = self.clone();
+        let config = SessionConfig { kind, reliable, anycast, direction, mls, metadata };
         config.check()?;
         Ok(config)
     }

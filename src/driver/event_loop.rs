@@ -906,6 +906,7 @@ mod tests {
             gateway: crate::router::Gateway::Off,
             binding: crate::identity::Binding::parse(None),
             stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+            virtual_time: false,
         };
         Node::new(options, Box::new(crate::entropy::SystemEntropy))
     }

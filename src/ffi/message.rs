@@ -29,6 +29,9 @@ pub enum slim_message_kind {
     SLIM_EVENT_MESSAGE_LOST = 6,
     /// The session is over; the data is the reason, as text.
     SLIM_EVENT_SESSION_CLOSED = 7,
+    /// This side does not follow an encrypted session any more; the data says why and what to do, as
+    /// text.
+    SLIM_EVENT_ENCRYPTION_LOST = 8,
 }
 
 /// A received message.
@@ -93,6 +96,7 @@ impl slim_message {
                 Event::MessageLost { source, .. } => {
                     (SLIM_EVENT_MESSAGE_LOST, source.to_string(), None)
                 }
+                Event::EncryptionLost(_) => (SLIM_EVENT_ENCRYPTION_LOST, String::new(), None),
                 Event::Closed(_) => (SLIM_EVENT_SESSION_CLOSED, String::new(), None),
             },
         };

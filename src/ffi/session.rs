@@ -12,7 +12,7 @@ use super::{
     c_string, check_fields_size, direction, free, give, handle, optional_string, pairs, place,
 };
 use super::{sized, slim_pair, string, timeout, CPairs, Handle, Process};
-use crate::api::{Kind, PublishOptions, Retry, Session, SessionOptions};
+use crate::api::{Kind, Mls, PublishOptions, Retry, Session, SessionOptions};
 use crate::error::{Error, Result};
 
 /// What a session is for.
@@ -72,14 +72,15 @@ pub struct slim_session_options {
     pub direction: i32,
     /// 1: events come out of slim_session_receive(), too. Default: 0, no.
     pub events: i32,
-    /// 1: encrypted end to end with MLS. Default: 0, no. Not in this version.
+    /// 1: encrypted end to end with MLS: nodes on the way see who talks to whom, but not what.
+    /// Default: 0, no.
     pub mls: i32,
     /// How often an unacknowledged message is sent again; -1 for never. Default: 10.
     pub max_retries: i32,
     /// Milliseconds between two tries, 1 to 3600000. Default: 1000.
     pub retry_interval_ms: u32,
-    /// Percent of received messages whose header is checked against its MLS copy; -1 for none.
-    /// Default: 100. Not in this version.
+    /// With MLS: percent of received messages whose header is checked against its encrypted copy;
+    /// -1 for none. Default: 100.
     pub mls_header_check: i32,
     /// Key-value pairs that the peers see with the session.
     pub metadata: *const slim_pair,
@@ -193,7 +194,6 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
     let bad = |what: &str, value: i32| {
         Err(Error::InvalidArgument(format!("options.{what} is {value}, which means nothing")))
     };
-    let not_yet = |what: &str| Err(Error::Unsupported(format!("{what} is not supported yet")));
     let kind = match options.kind {
         0 | 1 => Kind::PointToPoint,
         2 => Kind::Group,
@@ -205,15 +205,19 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
         other => return bad("addressing", other),
     };
     let direction = direction(options.direction, "options.direction")?;
-    match options.mls {
-        0 => {}
-        1 => return not_yet("MLS (options.mls)"),
+    let header_check = match options.mls_header_check {
+        -1 => 0,
+        0 => Mls::default().header_check,
+        other => match u32::try_from(other) {
+            Ok(percent @ 0..=100) => percent,
+            _ => return bad("mls_header_check", other),
+        },
+    };
+    let mls = match options.mls {
+        0 => None,
+        1 => Some(Mls { header_check }),
         other => return bad("mls", other),
-    }
-    match options.mls_header_check {
-        -1..=100 => {}
-        other => return bad("mls_header_check", other),
-    }
+    };
     let defaults = Retry::default();
     let retry = Retry {
         interval: match options.retry_interval_ms {
@@ -241,7 +245,7 @@ unsafe fn read_options(options: *const slim_session_options) -> Result<SessionOp
     };
     // SAFETY: promised by the caller.
     let metadata = unsafe { pairs(options.metadata, options.metadata_len)? };
-    Ok(SessionOptions { kind, reliable, anycast, direction, metadata, events })
+    Ok(SessionOptions { kind, reliable, anycast, direction, mls, metadata, events })
 }
 
 /// Fills `fields` with what is known about the session.

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// a default.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-// Two are for what is not there yet; their numbers are taken.
+// One is for what is not there yet; its number is taken.
 #[allow(dead_code)]
 pub enum slim_status {
     /// The call did what it says.
@@ -81,6 +81,7 @@ impl From<&Error> for slim_status {
             Error::Connect(_) => SLIM_ERR_CONNECT,
             Error::Auth(_) => SLIM_ERR_AUTH,
             Error::Protocol(_) => SLIM_ERR_PROTOCOL,
+            Error::Mls(_) => SLIM_ERR_MLS,
             Error::NoRoute(_) => SLIM_ERR_NO_ROUTE,
             Error::Undelivered(_) => SLIM_ERR_UNDELIVERED,
             Error::Io(_) => SLIM_ERR_IO,

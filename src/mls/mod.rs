@@ -348,6 +348,11 @@ impl Group {
         Ok(LeafNodeIndex::new(member.leaf))
     }
 
+    /// Whose key package it is, if it is a good one.
+    pub fn subject_of(&self, key_package: &[u8], cx: &mut Context<'_>) -> Result<Arc<str>, Error> {
+        Ok(self.look_at(key_package, cx)?.1.subject)
+    }
+
     /// Takes in who made this key package.
     pub fn add(&mut self, key_package: &[u8], cx: &mut Context<'_>) -> Result<Commit, Error> {
         let (key_package, newcomer) = self.look_at(key_package, cx)?;

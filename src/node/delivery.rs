@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::{Fanout, Node, Output, Timer, Transport, TransportId};
 use crate::clock::Now;
+use crate::error::Error;
 use crate::limits;
 use crate::link::Origin;
 use crate::router::{ConnectionId, ConnectionKind};
@@ -190,9 +191,14 @@ impl Node {
         let Node { apps, entropy, .. } = self;
         let Some(sender) = apps.get_mut(&id) else { return };
         let mut cx = Context { now, entropy: &mut **entropy };
-        if let Err(error) = sender.app.finish(&mut message, &mut cx) {
-            log::error!("a message could not be signed: {error}");
-            let text = format!("it could not be signed: {error}");
+        if let Err(error) = sender.app.finish(&mut message, &about, &mut cx) {
+            // What is encrypted ends with its session.
+            let level = match error {
+                Error::Closed(_) => log::Level::Debug,
+                _ => log::Level::Error,
+            };
+            log::log!(level, "a message could not be signed or encrypted: {error}");
+            let text = format!("it could not be signed or encrypted: {error}");
             return self.with_app(id, now, |app, cx| app.handle_no_match(&about, &text, cx));
         }
         let from = sender.connection;

@@ -46,6 +46,9 @@ pub struct NodeOptions {
     /// A link that takes nothing for this long, while data waits, is stuck: one to an app is cut, to
     /// one between nodes nothing is forwarded until it moves again.
     pub stuck_receiver_timeout: Duration,
+    /// The clock that comes with calls is not the system's: the keys of encrypted sessions are then
+    /// valid at any time.
+    pub virtual_time: bool,
 }
 
 /// How links that are dialled from outside behave: those of one listener.
@@ -359,7 +362,10 @@ impl Node {
         let id = AppId(self.next_app);
         self.next_app += 1;
         let version = &self.options.identity.version;
-        let app = App::new(id, name, version, provider, verifier, self.options.binding);
+        let mut app = App::new(id, name, version, provider, verifier, self.options.binding);
+        if self.options.virtual_time {
+            app.set_virtual_time();
+        }
         let full = app.name().clone();
         let connection = self.router.connect(ConnectionKind::Local);
         // A connection that was just made is known to the router.

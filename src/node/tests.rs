@@ -16,6 +16,7 @@ fn node() -> Node {
         gateway: Gateway::Auto,
         binding: Binding::parse(None),
         stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+        virtual_time: false,
     };
     Node::new(options, Box::new(SeededEntropy::new(1)))
 }

@@ -156,6 +156,8 @@ impl App {
             source: self.name().clone(),
             destination: destination.clone(),
             metadata: config.metadata.clone(),
+            mls: config.mls,
+            epoch: None,
         };
         let key = self.new_key(id);
         let anycast = Anycast {
@@ -396,8 +398,8 @@ impl App {
             let (room, last) = ((1, payload.len()), cx.now.mono);
             let flow = Flow { room, settled: false, touched: false, last, closing: false };
             anycast.flows.insert(id, flow);
-            let (me, subject) = (self.name().clone(), self.provider.subject());
-            let mut session = Session::open(id, config, me, subject, destination, None, cx);
+            let (me, credentials) = (self.name().clone(), &self.credentials);
+            let mut session = Session::open(id, config, me, credentials, destination, None, cx);
             session.set_events(true);
             session.set_inbox_full(full, cx.now.mono);
             session.publish(payload, op, cx);

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use super::anycast::Anycast;
+use super::credentials::Credentials;
 use super::Output as SessionOutput;
 use super::{AppId, Fields, Session, SessionConfig, SessionKey};
 use super::{Context, Direction, Incoming, Item, Kind, OpId, Outgoing, Payload, Route};
@@ -19,6 +20,7 @@ use crate::identity::{
 use crate::limits;
 use crate::name::{app_id, EncodedName, Name};
 use crate::router::ConnectionId;
+use crate::wire::canonical::publish_aad;
 use crate::wire::{
     CommandPayloadType, ContentType, Empty, Message, MessageType, Publish, SessionHeader,
     SessionMessageType, SessionType, SlimHeader,
@@ -57,6 +59,8 @@ pub(crate) struct About {
     pub(crate) credit: Option<usize>,
     /// Should it be lost, it or what it answers is sent again.
     pub(crate) comes_again: bool,
+    /// It must not leave as it is, but encrypted.
+    pub(crate) sealed: bool,
 }
 
 /// One app.
@@ -64,8 +68,7 @@ pub(crate) struct App {
     id: AppId,
     name: Name,
     version: String,
-    pub(super) provider: Box<dyn Provider>,
-    verifier: Box<dyn Verifier>,
+    pub(super) credentials: Credentials,
     binding: Binding,
     /// Which way data goes in sessions that others open.
     direction: Direction,
@@ -125,8 +128,7 @@ impl App {
             id,
             name: name.with_id(app_id(provider.subject())),
             version: version.to_owned(),
-            provider,
-            verifier,
+            credentials: Credentials::new(provider, verifier, binding),
             binding,
             direction: Direction::Both,
             aliases: BTreeSet::new(),
@@ -152,7 +154,7 @@ impl App {
         now: Now,
         entropy: &mut dyn Entropy,
     ) -> Result<String, identity::Error> {
-        Ok(self.provider.token(now, entropy)?.to_string())
+        Ok(self.credentials.lock().provider.token(now, entropy)?.to_string())
     }
 
     /// The app answers to another name from now on.
@@ -163,6 +165,11 @@ impl App {
     /// The app does not answer to a name any more.
     pub(crate) fn remove_alias(&mut self, name: &Name) {
         self.aliases.remove(&name.components());
+    }
+
+    /// The clock is not the system's.
+    pub(crate) fn set_virtual_time(&mut self) {
+        self.credentials.lock().virtual_time = true;
     }
 
     /// Which way data goes in sessions that others open from now on.
@@ -191,8 +198,8 @@ impl App {
         if config.anycast {
             return self.open_anycast(id, config, destination, op);
         }
-        let (me, subject) = (self.name.clone(), self.provider.subject());
-        let session = Session::open(id, config, me, subject, destination.clone(), Some(op), cx);
+        let (me, destination) = (self.name.clone(), destination.clone());
+        let session = Session::open(id, config, me, &self.credentials, destination, Some(op), cx);
         let key = self.insert(session, None);
         self.settle(id);
         Ok(key)
@@ -477,6 +484,10 @@ impl App {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return;
         };
+        if entry.session.is_encrypted() && is_sealed(incoming.kind) {
+            let Some(MessageType::Publish(publish)) = &message.message_type else { return };
+            incoming.aad = publish_aad(publish).unwrap_or_default();
+        }
         if control {
             let moderator = entry.session.moderator_name();
             let foreign = for_moderator_only(incoming.kind) && incoming.source != *moderator;
@@ -602,8 +613,10 @@ impl App {
             answered.joined |= answered.source == source && answered.session_id == id;
         }
         let (me, direction) = (incoming.destination.clone(), self.direction);
-        let invited = Session::invited(id, me, kind, direction, &incoming, cx)
-            .and_then(|session| self.check_channels(session, &verified));
+        let subject = &verified.claims.subject;
+        let invited =
+            Session::invited(id, me, kind, direction, &incoming, (&self.credentials, subject), cx)
+                .and_then(|session| self.check_channels(session, &verified));
         match invited {
             Ok(session) => {
                 let key = self.insert(session, None);
@@ -667,7 +680,7 @@ impl App {
         sender: &Name,
         now: Now,
     ) -> Result<Verified, identity::Error> {
-        let verified = verify_control(message, &mut *self.verifier, now)?;
+        let verified = verify_control(message, &mut *self.credentials.lock().verifier, now)?;
         let mut result = Ok(());
         if !verified.payload_signed {
             result = Err(identity::Error::PayloadNotSigned);
@@ -743,7 +756,8 @@ impl App {
                         session_id: id,
                         session_type: entry.session.kind().to_wire(),
                     };
-                    let about = outgoing.about(Some(key));
+                    let mut about = outgoing.about(Some(key));
+                    about.sealed = entry.session.is_encrypted() && is_sealed(outgoing.kind);
                     let route = entry.session.route(&outgoing);
                     let message = Box::new(sent.message(outgoing, &self.version));
                     Output::Send { message, about, route }
@@ -809,23 +823,31 @@ impl App {
         self.outputs.push_back(Output::Send { message, about, route });
     }
 
-    /// Gives a message its token and, if it is a control message, its two signatures.
+    /// Gives a message its token; a control message its two signatures; data of an encrypted
+    /// session its encryption, for which it must be there still.
     pub(crate) fn finish(
         &mut self,
         message: &mut Message,
+        about: &About,
         cx: &mut Context<'_>,
-    ) -> Result<(), identity::Error> {
-        let token = self.provider.token(cx.now, cx.entropy)?;
+    ) -> Result<(), Error> {
+        let token = self.credentials.lock().provider.token(cx.now, cx.entropy)?;
         let Some(MessageType::Publish(publish)) = &mut message.message_type else {
             return Ok(());
         };
         if let Some(header) = &mut publish.header {
             header.identity = token.to_string();
         }
+        if about.sealed {
+            let id = about.session.and_then(|key| self.by_number.get(&key.number));
+            let entry = id.and_then(|id| self.sessions.get_mut(id));
+            let entry = entry.ok_or_else(|| Error::closed("session"))?;
+            return Ok(entry.session.seal(publish, cx)?);
+        }
         let kind =
             publish.session.map_or(SessionMessageType::Unspecified, |s| s.session_message_type());
         if kind.is_control() {
-            sign_control(message, &*self.provider)?;
+            sign_control(message, &*self.credentials.lock().provider)?;
         }
         Ok(())
     }
@@ -886,6 +908,7 @@ fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, I
         error: header.error.is_some(),
         connection,
         repeated: false,
+        aad: Vec::new(),
     };
     Some((session, incoming))
 }
@@ -939,7 +962,13 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
             | T::GroupClose
             | T::LeaveRequest
             | T::UpdateParticipantState
+            | T::RejoinRequest
     )
+}
+
+/// What is encrypted where anything is.
+fn is_sealed(kind: SessionMessageType) -> bool {
+    matches!(kind, SessionMessageType::Msg | SessionMessageType::RtxReply)
 }
 
 /// Control messages that a session has taken from those who take part, by sender, kind and number
@@ -1011,6 +1040,7 @@ mod tests {
             error: false,
             connection: ConnectionId(0),
             repeated: false,
+            aad: Vec::new(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::limits;
-use crate::wire::{ParticipantSettings, SessionType, TimerSettings};
+use crate::wire::{MlsSettings, ParticipantSettings, SessionType, TimerSettings};
 
 /// With whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,31 @@ impl Retry {
     }
 }
 
+/// How a session is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mls {
+    /// How many of a hundred received messages have their header compared with the copy that was
+    /// encrypted with them. What is sent can always be compared.
+    pub header_check: u32,
+}
+
+impl Default for Mls {
+    /// Every header is compared.
+    fn default() -> Mls {
+        Mls { header_check: 100 }
+    }
+}
+
+impl Mls {
+    pub(super) fn to_wire(self) -> MlsSettings {
+        MlsSettings { header_integrity_validation_percent: self.header_check }
+    }
+
+    pub(super) fn from_wire(settings: MlsSettings) -> Mls {
+        Mls { header_check: settings.header_integrity_validation_percent.min(100) }
+    }
+}
+
 /// What the creator of a session chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
@@ -107,6 +132,8 @@ pub struct SessionConfig {
     pub anycast: bool,
     /// Which way data goes at this side.
     pub direction: Direction,
+    /// Encrypted from member to member; `None`: not at all.
+    pub mls: Option<Mls>,
     /// Pairs that the peers see with the session.
     pub metadata: BTreeMap<String, String>,
 }
@@ -118,6 +145,7 @@ impl Default for SessionConfig {
             reliable: Some(Retry::default()),
             anycast: false,
             direction: Direction::Both,
+            mls: None,
             metadata: BTreeMap::new(),
         }
     }
@@ -130,6 +158,10 @@ impl SessionConfig {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
+        if let Some(Mls { header_check: percent @ 101.. }) = self.mls {
+            let text = format!("the headers of {percent} of 100 messages cannot be checked");
+            return Err(Error::InvalidArgument(text));
+        }
         let Some(retry) = self.reliable else {
             return check_metadata(&self.metadata);
         };

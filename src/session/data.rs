@@ -35,7 +35,7 @@ impl Session {
             return log::debug!("session {}: the inbox is full", self.id);
         }
         let (source, message_id) = (message.source.clone(), message.message_id);
-        let Some(received) = self.received(message) else { return };
+        let Some(received) = self.received(message, cx) else { return };
         if self.config.reliable.is_none() {
             // Over two paths it comes twice.
             if self.arrived.entry(source.encoded()).or_default().is_new(message_id) {
@@ -100,12 +100,17 @@ impl Session {
             return;
         }
         let (source, message_id) = (message.source.clone(), message.message_id);
-        if message.error {
+        let lost = message.error;
+        // Where it can be, the news is authentic, too.
+        if lost && !self.is_encrypted() {
             return self.arrive(&source, message_id, Arrival::Lost, false, cx);
         }
-        let Some(received) = self.received(message) else {
+        let Some(received) = self.received(message, cx) else {
             return;
         };
+        if lost {
+            return self.arrive(&source, message_id, Arrival::Lost, false, cx);
+        }
         // The published implementation does not acknowledge this. We do, so that a sender of ours
         // knows that the message arrived; others ignore an ack that they do not wait for.
         self.arrive(&source, message_id, Arrival::Message(Box::new(received)), true, cx);
@@ -299,7 +304,8 @@ impl Session {
         }
     }
 
-    fn received(&self, message: Incoming) -> Option<ReceivedMessage> {
+    fn received(&mut self, message: Incoming, cx: &mut Context<'_>) -> Option<ReceivedMessage> {
+        let (message, identity) = self.open_sealed(message, cx)?;
         let Some(ContentType::AppPayload(ApplicationPayload { payload_type, blob })) =
             message.content
         else {
@@ -314,7 +320,7 @@ impl Session {
             payload_type: if payload_type.is_empty() { "msg".to_owned() } else { payload_type },
             metadata: config::visible(message.metadata),
             payload: blob,
-            identity: String::new(),
+            identity,
             connection: message.connection,
             is_reply,
             message_id: message.message_id,

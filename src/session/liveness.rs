@@ -6,7 +6,7 @@ use crate::name::Name;
 use crate::wire::{CommandPayloadType, HeartbeatPayload, SessionMessageType};
 
 /// The epoch in heartbeats of sessions without MLS.
-const NO_EPOCH: u64 = u64::MAX;
+pub(super) const NO_EPOCH: u64 = u64::MAX;
 
 impl Session {
     /// A member was heard of, whatever it said.
@@ -70,7 +70,9 @@ impl Session {
         };
         let Some(to) = to else { return };
         let id = cx.message_id();
-        let payload = CommandPayloadType::Heartbeat(HeartbeatPayload { epoch: NO_EPOCH });
+        let payload = CommandPayloadType::Heartbeat(HeartbeatPayload {
+            epoch: self.epoch().unwrap_or(NO_EPOCH),
+        });
         let mut heartbeat = Outgoing::control(SessionMessageType::Heartbeat, to, id, payload);
         heartbeat.fanout = fanout;
         self.out.push(Output::Send(heartbeat));

@@ -3,7 +3,8 @@
 //! `app` owns the sessions of one app, proves who it is and checks who others are. A `Session`
 //! is one conversation: a role (`moderator` or `participant`), a roster, control requests that
 //! wait for answers, and the two halves of the data (`sender`, `receiver`). Point-to-point
-//! sessions and groups are the same machine; groups and MLS add to it.
+//! sessions and groups are the same machine. In an encrypted session (`encryption`) data is opened
+//! when it is taken, and sealed when it leaves.
 //!
 //! Nothing here knows of links or threads: messages, calls and time come in, outputs go out.
 
@@ -12,7 +13,9 @@ pub(crate) mod app;
 mod arrived;
 mod channel;
 mod config;
+mod credentials;
 mod data;
+mod encryption;
 mod liveness;
 mod moderator;
 mod participant;
@@ -28,7 +31,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use config::{check_metadata, check_metadata_len};
-pub use config::{Direction, Kind, Retry, SessionConfig};
+pub use config::{Direction, Kind, Mls, Retry, SessionConfig};
 
 use crate::clock::Now;
 use crate::entropy::Entropy;
@@ -42,6 +45,7 @@ use crate::wire::{
 use app::About;
 use arrived::Arrived;
 use channel::Channels;
+use encryption::Encryption;
 use moderator::Moderator;
 use participant::Participant;
 use presence::Presence;
@@ -146,6 +150,9 @@ pub enum Event {
         /// Its number for the message.
         message_id: u32,
     },
+    /// This side does not follow an encrypted session any more: what others send cannot be read, or
+    /// what it sends is not accepted. Why, and what to do, in words.
+    EncryptionLost(String),
     /// The session is over; for a reason in words.
     Closed(String),
 }
@@ -176,6 +183,11 @@ pub struct Fields {
     pub destination: Name,
     /// The pairs that it was opened with.
     pub metadata: BTreeMap<String, String>,
+    /// Whether and how it is encrypted.
+    pub mls: Option<Mls>,
+    /// How often the keys of an encrypted session had changed when this was asked; `None`: it has
+    /// no keys yet.
+    pub epoch: Option<u64>,
 }
 
 impl Fields {
@@ -263,7 +275,8 @@ impl Outgoing {
     /// What its sender needs to know, should it find nobody.
     pub(crate) fn about(&self, session: Option<SessionKey>) -> About {
         let (kind, message_id, credit) = (self.kind, self.message_id, self.credit);
-        About { session, kind, message_id, credit, comes_again: self.comes_again }
+        let comes_again = self.comes_again;
+        About { session, kind, message_id, credit, comes_again, sealed: false }
     }
 
     /// The answer to a message, over the connection that it came over.
@@ -292,6 +305,8 @@ pub(crate) struct Incoming {
     pub(crate) connection: ConnectionId,
     /// It was here before: it is answered again, but means nothing new.
     pub(crate) repeated: bool,
+    /// What is encrypted has its header with it: this is what that must be.
+    pub(crate) aad: Vec<u8>,
 }
 
 impl Incoming {
@@ -392,6 +407,8 @@ pub(crate) struct Session {
     roster: Roster,
     /// Those of a group.
     channels: Option<Channels>,
+    /// Of an encrypted session.
+    encryption: Option<Encryption>,
     presence: Presence,
     requests: Requests,
     sender: Sender,
@@ -431,6 +448,7 @@ impl Session {
             phase: Phase::Open,
             roster: Roster::default(),
             channels: None,
+            encryption: None,
             presence: Presence::default(),
             requests: Requests::default(),
             sender: Sender::new(config.reliable),
@@ -458,6 +476,8 @@ impl Session {
             source: self.me.clone(),
             destination: self.destination.clone(),
             metadata: self.config.metadata.clone(),
+            mls: self.config.mls,
+            epoch: self.epoch(),
         }
     }
 
@@ -578,23 +598,21 @@ impl Session {
             T::Msg => self.on_msg(message, cx),
             T::MsgAck => self.on_ack(&message),
             T::RtxRequest => self.on_rtx_request(&message),
+            T::GroupNack => self.on_group_nack(&message, cx),
+            T::RejoinRequest => self.on_rejoin_request(&message, cx),
+            T::RejoinReply => self.on_rejoin_reply(&message, cx),
             T::RtxReply => self.on_rtx_reply(message, cx),
             T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),
             T::JoinRequest => self.on_join_request(&message),
             T::GroupWelcome => return self.on_welcome(&message, cx),
             T::GroupAck => self.on_group_ack(&message, cx),
-            T::GroupUpdate => return self.on_group_update(&message, cx),
+            T::GroupUpdate => return self.on_group_update(message, cx),
             T::LeaveRequest => self.on_leave_request(&message, cx),
             T::LeaveReply => self.on_leave_reply(&message, cx),
             T::GroupClose => self.on_group_close(&message),
             T::UpdateParticipantState => return self.on_participant_state(&message, cx),
-            T::Heartbeat => {}
-            T::GroupNack
-            | T::GroupProposal
-            | T::RejoinRequest
-            | T::RejoinReply
-            | T::DiscoveryRequest
-            | T::Unspecified => {
+            T::Heartbeat => self.on_heartbeat(&message, cx),
+            T::GroupProposal | T::DiscoveryRequest | T::Unspecified => {
                 log::debug!("session {}: {:?} means nothing here", self.id, message.kind);
             }
         }
@@ -651,6 +669,7 @@ impl Session {
             let text = "session sender is shutdown, cannot send messages: this side only receives";
             return Err(Error::NotAllowed(text.to_owned()));
         }
+        self.check_keys()?;
         self.check_here()
     }
 
@@ -689,7 +708,9 @@ impl Session {
         let taking = self.inbox_full_since.is_none();
         let receivers =
             self.receivers.values().filter(|_| taking).filter_map(Receiver::poll_timeout);
-        let timers = [self.requests.poll_timeout(), self.sender.poll_timeout(), closing, role];
+        let keys = self.encryption.as_ref().and_then(Encryption::poll_timeout);
+        let timers =
+            [self.requests.poll_timeout(), self.sender.poll_timeout(), closing, role, keys];
         timers.into_iter().flatten().chain(receivers).chain([self.look]).min()
     }
 
@@ -713,6 +734,7 @@ impl Session {
         if self.look <= cx.now.mono {
             self.look_around(cx);
         }
+        self.encryption_timeout(cx);
         let cut = match &self.phase {
             Phase::Draining { until, .. } | Phase::Closing { until, .. } => *until <= cx.now.mono,
             Phase::Open | Phase::Ended => false,

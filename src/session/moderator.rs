@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::app::About;
+use super::credentials::Credentials;
+use super::encryption::RejoinRequest;
 use super::request::Answer;
 use super::{roster, SessionConfig};
 use super::{
@@ -15,18 +17,18 @@ use crate::name::Name;
 use crate::router::ConnectionId;
 use crate::wire::{
     CommandPayloadType, Empty, GroupClosePayload, GroupUpdateOp, GroupUpdatePayload,
-    GroupWelcomePayload, JoinRequestPayload, Participant, SessionMessageType,
+    GroupWelcomePayload, JoinRequestPayload, MlsPayload, Participant, SessionMessageType,
 };
 
 /// What only the moderator knows.
 #[derive(Debug, Default)]
 pub(super) struct Moderator {
-    current: Option<Task>,
-    waiting: VecDeque<Task>,
+    pub(super) current: Option<Task>,
+    pub(super) waiting: VecDeque<Task>,
     /// Tasks are being begun.
     beginning: bool,
     /// Changes that members have not confirmed, since they could not be reached.
-    missed: BTreeMap<Name, VecDeque<Change>>,
+    pub(super) missed: BTreeMap<Name, VecDeque<Change>>,
     /// What the current task has told, or tells.
     told: Option<Change>,
     /// Who was removed, but did not confirm it: should they be heard of, they are told again.
@@ -35,14 +37,14 @@ pub(super) struct Moderator {
 
 /// Something that changes who takes part, or tells who does.
 #[derive(Debug)]
-struct Task {
+pub(super) struct Task {
     /// Who is told how it ends.
-    op: Option<OpId>,
-    work: Work,
+    pub(super) op: Option<OpId>,
+    pub(super) work: Work,
 }
 
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     /// Bring somebody in.
     Add { target: Name, step: Step },
     /// Take somebody out: first the others are told, then whoever is removed.
@@ -51,11 +53,15 @@ enum Work {
     Tell { change: Change, update: Option<u32> },
     /// Tell one member what it has missed.
     CatchUp { member: Name, change: Option<Change>, update: Option<u32> },
+    /// Give a member that has lost the encryption the present keys.
+    Rejoin { member: Name, request: RejoinRequest },
+    /// Give our own place in the encrypted group a new token.
+    Refresh,
 }
 
 /// How far an invitation has come: what is waited for.
 #[derive(Debug)]
-enum Step {
+pub(super) enum Step {
     Queued,
     Discovery(u32),
     /// The group's channels are being subscribed.
@@ -72,31 +78,35 @@ enum Step {
 /// A member came or went. It has the same number whenever it is told: whoever knows it already does
 /// nothing but confirm it.
 #[derive(Clone, Debug, PartialEq)]
-struct Change {
-    op: GroupUpdateOp,
-    participant: Participant,
-    name: Name,
-    message_id: u32,
+pub(super) struct Change {
+    pub(super) op: GroupUpdateOp,
+    pub(super) participant: Participant,
+    pub(super) name: Name,
+    pub(super) message_id: u32,
+    /// What the members of an encrypted session do to their keys.
+    pub(super) mls: Option<MlsPayload>,
 }
 
 impl Session {
     /// Opens a session; for a point-to-point session the peer is looked for at once, and `op` is
-    /// answered when it has joined. `subject`: this side's identity string.
+    /// answered when it has joined.
     pub(crate) fn open(
         id: u32,
         config: SessionConfig,
         me: Name,
-        subject: &str,
+        credentials: &Credentials,
         destination: Name,
         op: Option<OpId>,
         cx: &mut Context<'_>,
     ) -> Session {
         let role = Role::Moderator(Moderator::default());
+        let subject = credentials.subject();
         let mut session = Session::new(id, config, me, destination.clone(), role, cx.now);
+        session.encrypt(credentials, &subject);
         match session.config.kind {
             Kind::PointToPoint => session.add_task(destination, op, cx),
             Kind::Group => {
-                session.channels = Some(Channels::new(subject, &destination));
+                session.channels = Some(Channels::new(&subject, &destination));
                 session.done(op, Ok(()));
             }
         }
@@ -164,7 +174,7 @@ impl Session {
         }
     }
 
-    fn current(&mut self) -> Option<&mut Work> {
+    pub(super) fn current(&mut self) -> Option<&mut Work> {
         Some(&mut self.moderator()?.current.as_mut()?.work)
     }
 
@@ -188,7 +198,7 @@ impl Session {
         self.enqueue(Task { op, work }, cx);
     }
 
-    fn enqueue(&mut self, task: Task, cx: &mut Context<'_>) {
+    pub(super) fn enqueue(&mut self, task: Task, cx: &mut Context<'_>) {
         if let Some(moderator) = self.moderator() {
             moderator.waiting.push_back(task);
             self.next_task(cx);
@@ -233,19 +243,32 @@ impl Session {
                 self.begin_remove(&target, cx);
             }
             Work::Tell { change, .. } => {
-                let change = change.clone();
-                let id = self.tell_others(&change, cx);
-                match (id, self.current()) {
-                    (Some(id), Some(Work::Tell { update, .. })) => *update = Some(id),
-                    _ => self.task_done(Ok(()), cx),
+                let mut change = change.clone();
+                if let Err(error) = self.commit_removal(&mut change, cx) {
+                    log::error!("session {}: {}: {error}", self.id, change.name);
                 }
+                self.tell(&change, cx);
             }
             Work::CatchUp { .. } => self.catch_up(cx),
+            Work::Rejoin { member, request } => {
+                let (member, request) = (member.clone(), request.clone());
+                self.begin_rejoin(&member, &request, cx);
+            }
+            Work::Refresh => self.begin_refresh(cx),
+        }
+    }
+
+    /// The current task is to tell the others of a change from now on.
+    pub(super) fn tell(&mut self, change: &Change, cx: &mut Context<'_>) {
+        let id = self.tell_others(change, cx);
+        match (id, self.current()) {
+            (Some(_), Some(work)) => *work = Work::Tell { change: change.clone(), update: id },
+            _ => self.task_done(Ok(()), cx),
         }
     }
 
     /// The current task is over, and the next one's turn comes.
-    fn task_done(&mut self, result: Result<(), Error>, cx: &mut Context<'_>) {
+    pub(super) fn task_done(&mut self, result: Result<(), Error>, cx: &mut Context<'_>) {
         if let Some(task) = self.moderator().and_then(|moderator| moderator.current.take()) {
             self.done(task.op, result);
         }
@@ -314,6 +337,9 @@ impl Session {
         if let Some(moderator) = self.moderator() {
             moderator.unconfirmed.remove(&peer);
         }
+        if let Err(error) = self.found_group(cx) {
+            return self.add_failed(error.into(), cx);
+        }
         if self.join_channels(message.connection) {
             self.send_join(peer, message.connection, cx);
         } else {
@@ -348,7 +374,7 @@ impl Session {
             timer_settings: self.config.reliable.map(super::Retry::to_wire),
             channel: channels.map(|channels| channels.data.to_wire()),
             control: channels.map(|channels| channels.control.to_wire()),
-            mls_settings: None,
+            mls_settings: self.config.mls.map(super::Mls::to_wire),
         });
         let mut join = Outgoing::control(SessionMessageType::JoinRequest, &peer, id, payload);
         join.metadata = self.config.metadata.clone();
@@ -366,19 +392,24 @@ impl Session {
         if named.as_ref() != Some(&message.source) {
             return log::warn!("session {}: a JOIN_REPLY that names somebody else", self.id);
         }
-        let Some(participant) = participant.filter(|p| self.roster.add(p, true).is_some()) else {
+        let Some(participant) = participant.filter(|p| p.settings.is_some()) else {
             return log::warn!("session {}: a JOIN_REPLY without settings", self.id);
         };
         self.requests.cancel(message.message_id);
         let peer = message.source.clone();
+        let (commit, invitation) = match self.admit(&peer, reply.key_package.as_deref(), cx) {
+            Ok(keys) => keys,
+            Err(error) => return self.add_failed(error, cx),
+        };
+        self.roster.add(participant, true);
         self.roster.heard(&peer, Some(message.connection), cx.now.mono);
         // Then the news, then the welcome, back to back (spec 03 section 5).
         let op = GroupUpdateOp::Add;
         let (participant, name, message_id) = (participant.clone(), peer.clone(), cx.message_id());
-        let change = Change { op, participant, name, message_id };
+        let change = Change { op, participant, name, message_id, mls: commit };
         let update = self.tell_others(&change, cx);
         let id = cx.message_id();
-        let welcome = GroupWelcomePayload { participants: self.everybody(), mls: None };
+        let welcome = GroupWelcomePayload { participants: self.everybody(), mls: invitation };
         let payload = CommandPayloadType::GroupWelcome(welcome);
         let message = Outgoing::control(SessionMessageType::GroupWelcome, &peer, id, payload);
         self.set_step(Step::Welcome { peer: peer.clone(), welcome: Some(id), update });
@@ -394,15 +425,24 @@ impl Session {
     /// Tells all members but the one concerned. Those who cannot be reached are told later. `None`:
     /// nobody has to answer.
     fn tell_others(&mut self, change: &Change, cx: &mut Context<'_>) -> Option<u32> {
-        let control = self.channels.as_ref()?.control.clone();
+        // Between two only keys change.
+        let control = match &self.channels {
+            Some(channels) => channels.control.clone(),
+            None if change.op == GroupUpdateOp::Rejoin => self.roster.names().next()?.clone(),
+            None => return None,
+        };
+        let encrypted = self.is_encrypted();
         if let Some(moderator) = self.moderator() {
             moderator.told = Some(change.clone());
-            // Whoever has missed something of the same one before does not need to know it any more.
-            for missed in moderator.missed.values_mut() {
+            // Whoever has missed something of the same one before does not need to know it any more;
+            // unless keys changed with it.
+            let missed = moderator.missed.values_mut().filter(|_| !encrypted);
+            for missed in missed {
                 missed.retain(|known| known.name != change.name);
             }
         }
-        let others = self.roster.iter().filter(|(name, _)| **name != change.name);
+        let told = |name: &Name| *name != change.name || change.op == GroupUpdateOp::Rejoin;
+        let others = self.roster.iter().filter(|(name, _)| told(name));
         let (online, offline): (Vec<_>, Vec<_>) = others.partition(|(_, member)| member.online);
         let names = |members: Vec<(&Name, _)>| -> Vec<Name> {
             members.into_iter().map(|(name, _)| name.clone()).collect()
@@ -413,7 +453,9 @@ impl Session {
         }
         self.missed_by(offline, change);
         let mut message = self.update(change, &control);
-        message.fanout = limits::FANOUT_ALL;
+        if self.channels.is_some() {
+            message.fanout = limits::FANOUT_ALL;
+        }
         let id = message.message_id;
         if online.is_empty() {
             self.out.push(Output::Send(message));
@@ -436,18 +478,22 @@ impl Session {
             op: change.op as i32,
             participant: Some(now.unwrap_or_else(|| change.participant.clone())),
             participants,
-            mls: None,
+            mls: change.mls.clone(),
         });
         Outgoing::control(SessionMessageType::GroupUpdate, to, change.message_id, payload)
     }
 
     /// These members have not confirmed a change: they are told when they are heard of again.
     fn missed_by(&mut self, names: Vec<Name>, change: &Change) {
-        let id = self.id;
+        let (id, encrypted) = (self.id, self.is_encrypted());
         let Some(moderator) = self.moderator() else { return };
         for name in names {
             let missed = moderator.missed.entry(name.clone()).or_default();
-            missed.retain(|known| known.name != change.name);
+            if encrypted && missed.len() == limits::MLS_MISSED_COMMITS {
+                // It will find that it cannot follow, and asks for the present keys.
+                missed.clear();
+            }
+            missed.retain(|known| encrypted || known.name != change.name);
             if missed.len() == limits::MISSED_UPDATES {
                 log::warn!("session {id}: {name} has missed too much, and will not learn it all");
                 missed.pop_front();
@@ -521,13 +567,18 @@ impl Session {
         self.out.push(Output::Send(leave));
     }
 
+    /// Somebody confirms something; or says that it has heard it, but other keys than ours.
     pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
         self.on_answer(message, cx);
     }
 
     /// An answer that completes what was asked means that it is over; one of several does not.
     fn on_answer(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let (id, kind) = (message.message_id, message.kind);
+        let id = message.message_id;
+        let kind = match message.kind {
+            SessionMessageType::GroupNack => SessionMessageType::GroupAck,
+            kind => kind,
+        };
         match self.requests.answer(id, kind, &message.source) {
             Answer::Complete => self.on_request_over(id, Vec::new(), cx),
             Answer::Partial => {}
@@ -549,7 +600,10 @@ impl Session {
 
     /// A request was answered by everybody, or given up: these did not answer.
     pub(super) fn on_request_over(&mut self, id: u32, silent: Vec<Name>, cx: &mut Context<'_>) {
-        if self.on_goodbye_answered(id, &silent) || self.on_presence_told(id) {
+        if self.on_goodbye_answered(id, &silent)
+            || self.on_presence_told(id)
+            || self.on_rejoin_given_up(id, cx.now.mono)
+        {
             return;
         }
         let all = silent.is_empty();
@@ -726,9 +780,14 @@ impl Session {
             return self.task_done(Err(error), cx);
         };
         let name = name.clone();
+        let mut change = Change::gone(&name, cx);
+        if let Err(error) = self.commit_removal(&mut change, cx) {
+            let text = format!("failed to remove participant from session: {name}: {error}");
+            return self.task_done(Err(Error::Mls(text)), cx);
+        }
         // Out at once: what is published from now on is not for it.
         self.forget_member(&name, cx);
-        let id = self.tell_others(&Change::gone(&name, cx), cx);
+        let id = self.tell_others(&change, cx);
         if let Some(Work::Remove { member, update, .. }) = self.current() {
             (*member, *update) = (Some(name), id);
         }
@@ -948,7 +1007,7 @@ impl Change {
     fn gone(name: &Name, cx: &mut Context<'_>) -> Change {
         let participant = roster::describe(name, super::Direction::Both, true);
         let (op, message_id) = (GroupUpdateOp::Remove, cx.message_id());
-        Change { op, participant, name: name.clone(), message_id }
+        Change { op, participant, name: name.clone(), message_id, mls: None }
     }
 }
 

@@ -2,18 +2,20 @@
 
 use std::time::Instant;
 
+use super::credentials::Credentials;
+use super::encryption::Encryption;
 use super::moderator::leave_reply;
 use super::{config, SessionConfig};
 use super::{
-    roster, Channels, Context, Direction, Event, Incoming, Kind, Outgoing, Output, Phase, Retry,
-    Role, Session,
+    roster, Channels, Context, Direction, Event, Incoming, Kind, Mls, Outgoing, Output, Phase,
+    Retry, Role, Session,
 };
 use crate::error::Error;
 use crate::limits;
 use crate::name::{channel_ids, Name};
 use crate::router::ConnectionId;
 use crate::wire::{
-    self, CommandPayloadType, GroupUpdateOp, JoinReplyPayload, JoinRequestPayload,
+    self, CommandPayloadType, Empty, GroupUpdateOp, JoinReplyPayload, JoinRequestPayload,
     ParticipantState, SessionMessageType,
 };
 
@@ -57,13 +59,15 @@ impl Participant {
 }
 
 impl Session {
-    /// Accepts an invitation that has been verified. `Err` says why it cannot be.
+    /// Accepts an invitation that has been verified: it is of this identity. `Err` says why it cannot
+    /// be.
     pub(crate) fn invited(
         id: u32,
         me: Name,
         kind: Kind,
         direction: Direction,
         message: &Incoming,
+        (credentials, moderator_subject): (&Credentials, &str),
         cx: &mut Context<'_>,
     ) -> Result<Session, String> {
         let Some(CommandPayloadType::JoinRequest(request)) = message.command() else {
@@ -77,18 +81,22 @@ impl Session {
             }
             Kind::PointToPoint => None,
         };
-        if mls_settings.is_some() {
-            return Err("MLS is not supported yet".to_owned());
-        }
         let config = SessionConfig {
             kind,
             reliable: timer_settings.map(Retry::from_wire),
             anycast: false,
             direction,
+            mls: mls_settings.map(Mls::from_wire),
             metadata: config::visible(message.metadata.clone()),
         };
+        let mut encryption =
+            config.mls.map(|mls| Encryption::new(credentials, moderator_subject, mls));
+        let key_package = match &mut encryption {
+            Some(encryption) => Some(encryption.apply(cx).map_err(|error| error.to_string())?),
+            None => None,
+        };
         let payload = CommandPayloadType::JoinReply(JoinReplyPayload {
-            key_package: None,
+            key_package,
             participant: Some(roster::describe(&me, direction, true)),
         });
         let moderator = message.source.clone();
@@ -106,6 +114,7 @@ impl Session {
         let mut session = Session::new(id, config, me, destination, role, cx.now);
         session.via = Some(message.connection);
         session.channels = channels;
+        session.encryption = encryption;
         session.out.push(Output::Send(reply));
         Ok(session)
     }
@@ -117,7 +126,7 @@ impl Session {
         })
     }
 
-    fn participant(&mut self) -> Option<&mut Participant> {
+    pub(super) fn participant(&mut self) -> Option<&mut Participant> {
         match &mut self.role {
             Role::Participant(participant) => Some(participant),
             Role::Moderator(_) => None,
@@ -156,8 +165,14 @@ impl Session {
         let ack = Outgoing::group_ack(message);
         match participant.state {
             State::Joining { .. } => {
+                if let Err(error) = self.enter_encryption(welcome.mls.as_ref(), cx) {
+                    log::warn!("session {}: the welcome was refused: {error}", self.id);
+                    return false;
+                }
                 let over = message.connection;
-                participant.state = State::Entering { ack, over };
+                if let Some(participant) = self.participant() {
+                    participant.state = State::Entering { ack, over };
+                }
                 self.meet(&welcome.participants);
                 if self.join_channels(over) {
                     self.participant_joined(over, Ok(()), cx);
@@ -213,19 +228,32 @@ impl Session {
         self.flush_kept(cx);
     }
 
-    /// Somebody came or went. `false`: it is neither taken nor confirmed.
-    pub(super) fn on_group_update(&mut self, message: &Incoming, cx: &mut Context<'_>) -> bool {
-        // One that comes before our welcome is confirmed will come again. Between two nothing changes.
-        if self.config.kind != Kind::Group
-            || !self.participant().is_some_and(|participant| participant.has_joined())
-        {
+    /// Somebody came or went, or keys have changed. `false`: it is neither taken nor confirmed.
+    pub(super) fn on_group_update(&mut self, message: Incoming, cx: &mut Context<'_>) -> bool {
+        // One that comes before our welcome is confirmed will come again. Between two nothing changes,
+        // except keys.
+        let means_something = self.config.kind == Kind::Group || self.is_encrypted();
+        if !means_something || !self.participant().is_some_and(|p| p.has_joined()) {
             return false;
         }
+        match self.is_encrypted() {
+            true => self.on_commit(message, cx),
+            false => self.take_update(&message, !message.repeated, cx),
+        }
+    }
+
+    /// Confirms a change, and takes it over if it is `new`.
+    pub(super) fn take_update(
+        &mut self,
+        message: &Incoming,
+        new: bool,
+        cx: &mut Context<'_>,
+    ) -> bool {
         let Some(CommandPayloadType::GroupUpdate(update)) = message.command() else {
             log::warn!("session {}: a GROUP_UPDATE without its payload", self.id);
             return false;
         };
-        if !message.repeated {
+        if new && self.config.kind == Kind::Group {
             if let Err(why) = self.apply(update, cx) {
                 log::warn!("session {}: a GROUP_UPDATE that cannot be followed: {why}", self.id);
                 return false;
@@ -263,7 +291,7 @@ impl Session {
         Ok(())
     }
 
-    fn member_left(&mut self, name: &Name, cx: &mut Context<'_>) {
+    pub(super) fn member_left(&mut self, name: &Name, cx: &mut Context<'_>) {
         if self.roster.get(name).is_some() {
             self.forget_member(name, cx);
             self.event(Event::PeerLeft(name.clone()));
@@ -286,10 +314,17 @@ impl Session {
             log::warn!("session {}: a state of somebody else from {source}", self.id);
             return false;
         }
+        let away = update.new_state == ParticipantState::Offline as i32;
+        if !away && self.epoch().is_some_and(|epoch| update.epoch < epoch) {
+            // It is back when it has the present keys.
+            let nack = CommandPayloadType::GroupNack(Empty {});
+            let nack = Outgoing::answer(message, SessionMessageType::GroupNack, nack);
+            self.out.push(Output::Send(nack));
+            return false;
+        }
         // First the answer: what was kept for it comes when it is here.
         self.out.push(Output::Send(Outgoing::group_ack(message)));
         if !message.repeated {
-            let away = update.new_state == ParticipantState::Offline as i32;
             self.set_away(&message.source, away, cx);
         }
         true

@@ -42,7 +42,7 @@ impl Session {
         let payload = CommandPayloadType::UpdateParticipantState(UpdateParticipantStatePayload {
             participant: Some(self.me.to_wire()),
             new_state: state as i32,
-            epoch: 0,
+            epoch: self.epoch().unwrap_or(0),
         });
         let kind = SessionMessageType::UpdateParticipantState;
         let mut message = Outgoing::control(kind, &control, message_id, payload);
@@ -87,9 +87,17 @@ impl Session {
         self.presence.away = away;
         if away {
             self.pause_receivers();
+        } else if self.is_rejoining() {
+            self.done_with_keys(op);
+            return true;
         }
         self.done(op, Ok(()));
         true
+    }
+
+    /// Whether the others are being told with this message that this side is back.
+    pub(super) fn is_changing_presence(&self, message_id: u32) -> bool {
+        self.presence.changing.as_ref().is_some_and(|c| c.message_id == message_id && !c.away)
     }
 
     /// The session ends.
@@ -97,6 +105,7 @@ impl Session {
         if let Some(changing) = self.presence.changing.take() {
             self.done(changing.op, Err(Error::closed("session")));
         }
+        self.abort_rejoin();
     }
 
     /// Whether nothing is taken. Whoever has said that it is back is here: what others have kept for

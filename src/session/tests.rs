@@ -7,13 +7,14 @@ mod bounds;
 mod checklist;
 mod clock;
 mod defects;
+mod encryption;
 mod groups;
 
 use super::app::{App, Output};
 use super::*;
 use crate::entropy::SeededEntropy;
 use crate::identity::test_identity::{TestIdentity, TestVerifier};
-use crate::identity::{Binding, Provider, Verifier};
+use crate::identity::{Binding, Provider, SharedSecret, SharedSecretVerifier, Verifier};
 use crate::wire::{Message, MessageType, SessionMessageType as T, SessionType};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,6 +37,23 @@ fn message_id(message: &Message) -> u32 {
     match &message.message_type {
         Some(MessageType::Publish(publish)) => publish.session.unwrap().message_id,
         other => panic!("{other:?}"),
+    }
+}
+
+/// An identity that can be in an encrypted session.
+fn real_identity(name: &str, seed: u64) -> (Box<dyn Provider>, Box<dyn Verifier>) {
+    const SECRET: &str = "a secret of at least 32 characters";
+    let provider = SharedSecret::new(name, SECRET, &mut SeededEntropy::new(seed)).unwrap();
+    (Box::new(provider), Box::new(SharedSecretVerifier::new(SECRET).unwrap()))
+}
+
+/// What an encrypted session sends is an MLSMessage with a PrivateMessage.
+fn check_sealed(message: &Message) {
+    let Some(MessageType::Publish(publish)) = &message.message_type else { panic!() };
+    let content = publish.msg.as_ref().and_then(|msg| msg.content_type.as_ref());
+    if let (T::Msg | T::RtxReply, Some(ContentType::AppPayload(payload))) = (kind(message), content)
+    {
+        assert_eq!(payload.blob[..4], [0, 1, 0, 2], "in clear: {message:?}");
     }
 }
 
@@ -68,6 +86,8 @@ struct Pair {
     /// Whether it sends what versions before 3.4 send: payloads that are not signed.
     old: [bool; 2],
     copies: Copies,
+    /// The sessions are encrypted.
+    mls: Option<Mls>,
     entropy: SeededEntropy,
     start: Now,
     now: Now,
@@ -75,6 +95,14 @@ struct Pair {
 }
 
 impl Pair {
+    /// Two whose sessions are encrypted.
+    fn sealed() -> Pair {
+        let mut pair =
+            Pair::with_identities(Binding::Enforce, |name| real_identity(name, name.len() as u64));
+        pair.mls = Some(Mls::default());
+        pair
+    }
+
     fn new() -> Pair {
         Pair::with_binding(Binding::Enforce)
     }
@@ -93,7 +121,9 @@ impl Pair {
         let mut app = |at: u64, name: &str| {
             let (provider, verifier) = identity(name);
             let parsed = Name::parse(name).unwrap();
-            App::new(AppId(at), &parsed, "3.4.6", provider, verifier, binding)
+            let mut app = App::new(AppId(at), &parsed, "3.4.6", provider, verifier, binding);
+            app.set_virtual_time();
+            app
         };
         let apps = [app(0, "o/n/alice"), app(1, "o/n/bob")];
         let names = [apps[0].name().clone(), apps[1].name().clone()];
@@ -108,6 +138,7 @@ impl Pair {
             ahead: [0; 2],
             old: [false; 2],
             copies: Box::new(|_, _| 1),
+            mls: None,
             entropy: SeededEntropy::new(1),
             start,
             now: start,
@@ -152,7 +183,10 @@ impl Pair {
         match output {
             Output::Send { mut message, about, route } => {
                 let mut cx = Context { now, entropy: &mut self.entropy };
-                self.apps[at].finish(&mut message, &mut cx).unwrap();
+                self.apps[at].finish(&mut message, &about, &mut cx).unwrap();
+                if self.mls.is_some() {
+                    check_sealed(&message);
+                }
                 if self.old[at] {
                     message.metadata.remove(crate::identity::PAYLOAD_SIGNATURE_KEY);
                 }
@@ -201,7 +235,8 @@ impl Pair {
     /// Alice opens a session to Bob, and time goes on until it is open.
     fn open(&mut self, reliable: bool) -> (SessionKey, SessionKey) {
         let (op, to) = (self.op(), Name::parse("o/n/bob").unwrap());
-        let ours = self.with(0, |app, cx| app.open(config(reliable), &to, op, cx)).unwrap();
+        let config = SessionConfig { mls: self.mls, ..config(reliable) };
+        let ours = self.with(0, |app, cx| app.open(config, &to, op, cx)).unwrap();
         self.with(0, |app, _| app.set_events(ours, true));
         self.run(5 * T);
         assert_eq!(self.done[&op].1, Ok(()));
@@ -257,7 +292,10 @@ const ALL: [T; 13] = [
 
 /// A whole conversation, closed by this side.
 fn conversation(copies: Copies, closer: usize, what: &str) {
-    let mut pair = Pair::new();
+    conversation_of(Pair::new(), copies, closer, what);
+}
+
+fn conversation_of(mut pair: Pair, copies: Copies, closer: usize, what: &str) {
     pair.copies = copies;
     let sessions = pair.open(true);
     let sessions = [sessions.0, sessions.1];

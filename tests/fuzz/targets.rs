@@ -323,6 +323,7 @@ impl Fuzzed {
             gateway: Gateway::Auto,
             binding: Binding::Off,
             stuck_receiver_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+            virtual_time: true,
         };
         let mut node = Node::new(options, Box::new(SeededEntropy::new(3)));
         let name = Name::parse(APP).expect("a name");

@@ -1055,6 +1055,7 @@ impl Groups {
             Event::ConnectionLost(_)
             | Event::ConnectionBack(_)
             | Event::MessageLost { .. }
+            | Event::EncryptionLost(_)
             | Event::Closed(_) => {}
         }
     }

@@ -980,7 +980,7 @@ impl History {
                     end.gave_up = Some(now);
                     true
                 }
-                Event::PeerLeft(_) => true,
+                Event::PeerLeft(_) | Event::EncryptionLost(_) => true,
             };
             assert!(news, "talk {at}.{side}: twice: {seen:?}");
         }

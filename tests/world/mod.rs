@@ -639,6 +639,7 @@ fn new_node(name: &str, seed: u64) -> Node {
         gateway: Gateway::Auto,
         binding: Binding::Enforce,
         stuck_receiver_timeout: slim::limits::STUCK_RECEIVER_TIMEOUT,
+        virtual_time: true,
     };
     Node::new(options, Box::new(SeededEntropy::new(seed)))
 }

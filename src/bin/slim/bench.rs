@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use slim::api::{App, Item, Kind, Node, PublishOptions, Retry, Session, SessionOptions};
+use slim::api::{App, Item, Kind, Mls, Node, PublishOptions, Retry, Session, SessionOptions};
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
 use slim::limits;
@@ -83,6 +83,9 @@ pub struct PubArguments {
     /// Acknowledged delivery: wait for the acknowledgement of each message
     #[arg(long)]
     reliable: bool,
+    /// Encrypt the session end to end, with MLS
+    #[arg(long, env = "SLIM_ENABLE_MLS")]
+    enable_mls: bool,
 }
 
 /// What one app did.
@@ -217,7 +220,8 @@ fn publish_to_all(app: &App, arguments: &PubArguments) -> Result<Done> {
 fn session_options(arguments: &PubArguments, kind: Kind) -> SessionOptions {
     let retry = Retry { interval: Duration::from_millis(500), max_retries: 60 };
     let reliable = arguments.reliable.then_some(retry);
-    SessionOptions { kind, reliable, ..SessionOptions::default() }
+    let mls = arguments.enable_mls.then(Mls::default);
+    SessionOptions { kind, reliable, mls, ..SessionOptions::default() }
 }
 
 /// Sends the messages, each to so many subscribers.

@@ -8,7 +8,9 @@ use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
 use clap::Args;
-use slim::api::{App, Event, Item, Kind, PublishOptions, Retry, Session, SessionOptions, Timeout};
+use slim::api::{
+    App, Event, Item, Kind, Mls, PublishOptions, Retry, Session, SessionOptions, Timeout,
+};
 use slim::error::{Error, Result};
 
 use crate::ending::{note, output_failed, print};
@@ -39,6 +41,9 @@ pub struct Arguments {
     /// End after so many messages
     #[arg(long)]
     count: Option<u64>,
+    /// Encrypt the group end to end, with MLS
+    #[arg(long, env = "SLIM_ENABLE_MLS")]
+    enable_mls: bool,
     /// Do not wait for acknowledgements, do not send again
     #[arg(long)]
     best_effort: bool,
@@ -139,6 +144,7 @@ fn open(app: &App, group: &str, arguments: &Arguments, timeout: Timeout) -> Resu
     let options = SessionOptions {
         kind: Kind::Group,
         reliable: (!arguments.best_effort).then_some(retry),
+        mls: arguments.enable_mls.then(Mls::default),
         events: true,
         ..SessionOptions::default()
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use slim::api::{
-    App, Event, Item, Message, Node, PublishOptions, Retry, Session, SessionOptions, Timeout,
+    App, Event, Item, Message, Mls, Node, PublishOptions, Retry, Session, SessionOptions, Timeout,
 };
 use slim::config::{ClientConfig, NodeConfig};
 use slim::error::{Error, Result};
@@ -53,6 +53,9 @@ pub struct SendArguments {
     /// Send each message to any one instance of the app, found anew each time
     #[arg(long)]
     anycast: bool,
+    /// Encrypt the session end to end, with MLS
+    #[arg(long, env = "SLIM_ENABLE_MLS")]
+    enable_mls: bool,
     /// Do not wait for a reply to each message
     #[arg(long)]
     no_reply: bool,
@@ -110,6 +113,7 @@ fn send_to(app: &App, arguments: &SendArguments) -> Result<()> {
     let options = SessionOptions {
         reliable: (!arguments.best_effort).then_some(retry),
         anycast: arguments.anycast,
+        mls: arguments.enable_mls.then(Mls::default),
         metadata: arguments.session_metadata.iter().cloned().collect(),
         events: true,
         ..SessionOptions::default()

@@ -6,16 +6,16 @@ use crate::wire::{GroupUpdateOp, GroupUpdatePayload, JoinRequestPayload};
 use std::collections::BTreeSet;
 
 /// How often a message is to be delivered: from whom, to whom.
-type Copies = Box<dyn FnMut(usize, usize, &Message) -> usize>;
+pub(super) type Copies = Box<dyn FnMut(usize, usize, &Message) -> usize>;
 
-const MODERATOR: usize = 0;
+pub(super) const MODERATOR: usize = 0;
 
 /// Apps at one node.
 pub(super) struct Crowd {
     pub(super) apps: Vec<App>,
     pub(super) names: Vec<Name>,
     pub(super) seen: Vec<Seen>,
-    sessions: Vec<Option<SessionKey>>,
+    pub(super) sessions: Vec<Option<SessionKey>>,
     pub(super) done: BTreeMap<OpId, (Duration, Result<(), Error>)>,
     wire: VecDeque<(usize, Message)>,
     /// Every message that was sent: from whom.
@@ -35,6 +35,8 @@ pub(super) struct Crowd {
     aliases: Vec<(Name, usize)>,
     /// Messages to one of several go to each in turn.
     turn: usize,
+    /// Its groups are encrypted.
+    pub(super) mls: Option<Mls>,
     start: Now,
     pub(super) now: Now,
     ops: u64,
@@ -42,14 +44,31 @@ pub(super) struct Crowd {
 
 impl Crowd {
     pub(super) fn new(names: &[&str]) -> Crowd {
+        Crowd::with_identities(names, |name, at| {
+            (Box::new(TestIdentity(format!("{name}_{at}"))), Box::new(TestVerifier))
+        })
+    }
+
+    /// Apps whose groups are encrypted.
+    pub(super) fn sealed(names: &[&str]) -> Crowd {
+        let mut crowd = Crowd::with_identities(names, |name, at| real_identity(name, at as u64));
+        crowd.mls = Some(Mls::default());
+        crowd
+    }
+
+    fn with_identities(
+        names: &[&str],
+        identity: impl Fn(&str, usize) -> (Box<dyn Provider>, Box<dyn Verifier>),
+    ) -> Crowd {
         let start = Now { mono: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
         let mut apps = Vec::new();
         for (at, name) in names.iter().enumerate() {
-            let identity = Box::new(TestIdentity(format!("{name}_{at}")));
+            let (provider, verifier) = identity(name, at);
             let parsed = Name::parse(name).unwrap();
-            let verifier = Box::new(TestVerifier);
             let id = AppId(at as u64);
-            apps.push(App::new(id, &parsed, "3.4.6", identity, verifier, Binding::Enforce));
+            let mut app = App::new(id, &parsed, "3.4.6", provider, verifier, Binding::Enforce);
+            app.set_virtual_time();
+            apps.push(app);
         }
         Crowd {
             names: apps.iter().map(|app| app.name().clone()).collect(),
@@ -68,6 +87,7 @@ impl Crowd {
             entropy: SeededEntropy::new(1),
             aliases: Vec::new(),
             turn: 0,
+            mls: None,
             start,
             now: start,
             ops: 0,
@@ -90,8 +110,8 @@ impl Crowd {
         crowd
     }
 
-    fn open(&mut self, reliable: bool) {
-        let config = SessionConfig { kind: Kind::Group, ..config(reliable) };
+    pub(super) fn open(&mut self, reliable: bool) {
+        let config = SessionConfig { kind: Kind::Group, mls: self.mls, ..config(reliable) };
         let (op, group) = (self.op(), Name::parse("o/n/group").unwrap());
         let key = self.with(MODERATOR, |app, cx| app.open(config, &group, op, cx)).unwrap();
         assert_eq!(self.done[&op].1, Ok(()));
@@ -115,7 +135,12 @@ impl Crowd {
         result
     }
 
-    fn act(&mut self, at: usize, op: OpId, act: impl FnOnce(&mut Session, &mut Context<'_>)) {
+    pub(super) fn act(
+        &mut self,
+        at: usize,
+        op: OpId,
+        act: impl FnOnce(&mut Session, &mut Context<'_>),
+    ) {
         let key = self.sessions[at].expect("a session");
         self.with(at, |app, cx| app.act(key, Some(op), |session| act(session, cx)));
     }
@@ -133,7 +158,7 @@ impl Crowd {
         }
     }
 
-    fn on_output(&mut self, at: usize, output: Output) {
+    pub(super) fn on_output(&mut self, at: usize, output: Output) {
         match &output {
             Output::Item(_, Item::Message(message)) => {
                 self.news.push((at, String::from_utf8_lossy(&message.payload).into_owned()));
@@ -146,7 +171,10 @@ impl Crowd {
             Output::Send { mut message, about, route } => {
                 self.routes.push(route);
                 let mut cx = Context { now: self.now, entropy: &mut self.entropy };
-                self.apps[at].finish(&mut message, &mut cx).unwrap();
+                self.apps[at].finish(&mut message, &about, &mut cx).unwrap();
+                if self.mls.is_some() {
+                    check_sealed(&message);
+                }
                 if let (Some(session), Some(bytes)) = (about.session, about.credit) {
                     self.apps[at].handle_taken(session, bytes, &mut cx);
                 }
@@ -196,13 +224,19 @@ impl Crowd {
         }
     }
 
-    fn confirm(&mut self, at: usize, key: SessionKey, connection: ConnectionId, ticket: u32) {
+    pub(super) fn confirm(
+        &mut self,
+        at: usize,
+        key: SessionKey,
+        connection: ConnectionId,
+        ticket: u32,
+    ) {
         let mut cx = Context { now: self.now, entropy: &mut self.entropy };
         self.apps[at].handle_channel(key, connection, ticket, Ok(()), &mut cx);
     }
 
     /// Whom a node would give this.
-    fn receivers(&mut self, from: usize, message: &Message) -> Vec<usize> {
+    pub(super) fn receivers(&mut self, from: usize, message: &Message) -> Vec<usize> {
         let (to, fanout) = (destination(message), fanout(message));
         let wanted = |at: &usize| {
             let aliases = self.aliases.iter().filter(|(_, of)| of == at).map(|(name, _)| name);
@@ -245,14 +279,14 @@ impl Crowd {
         panic!("{op:?} never ended");
     }
 
-    fn invite_start(&mut self, at: usize) -> OpId {
+    pub(super) fn invite_start(&mut self, at: usize) -> OpId {
         let op = self.op();
         let name = Name::parse(&self.names[at].service()).unwrap();
         self.act(MODERATOR, op, |session, cx| session.invite(name, Some(op), cx));
         op
     }
 
-    fn invite(&mut self, at: usize) -> Result<(), Error> {
+    pub(super) fn invite(&mut self, at: usize) -> Result<(), Error> {
         let op = self.invite_start(at);
         let result = self.result(op);
         if let (Ok(()), Some(key)) = (&result, self.sessions[at]) {
@@ -261,25 +295,25 @@ impl Crowd {
         result
     }
 
-    fn remove_start(&mut self, name: &Name) -> OpId {
+    pub(super) fn remove_start(&mut self, name: &Name) -> OpId {
         let (op, name) = (self.op(), name.clone());
         self.act(MODERATOR, op, |session, cx| session.remove(name, Some(op), cx));
         op
     }
 
-    fn remove(&mut self, at: usize) -> Result<(), Error> {
+    pub(super) fn remove(&mut self, at: usize) -> Result<(), Error> {
         let op = self.remove_start(&Name::parse(&self.names[at].service()).unwrap());
         self.result(op)
     }
 
-    fn publish(&mut self, at: usize, text: &str) -> OpId {
+    pub(super) fn publish(&mut self, at: usize, text: &str) -> OpId {
         let (op, key) = (self.op(), self.sessions[at].expect("a session"));
         let payload = Payload::new(text.as_bytes().to_vec(), "", BTreeMap::new());
         self.with(at, |app, cx| app.publish(key, payload, Some(op), cx));
         op
     }
 
-    fn publish_to(&mut self, at: usize, to: usize, text: &str) -> OpId {
+    pub(super) fn publish_to(&mut self, at: usize, to: usize, text: &str) -> OpId {
         let (op, key) = (self.op(), self.sessions[at].expect("a session"));
         let payload = Payload::new(text.as_bytes().to_vec(), "", BTreeMap::new());
         let to = self.names[to].clone();
@@ -287,30 +321,30 @@ impl Crowd {
         op
     }
 
-    fn close_start(&mut self, at: usize) -> OpId {
+    pub(super) fn close_start(&mut self, at: usize) -> OpId {
         let (op, key) = (self.op(), self.sessions[at].expect("a session"));
         self.with(at, |app, cx| app.close(key, Some(op), cx));
         op
     }
 
-    fn close(&mut self, at: usize) -> Result<(), Error> {
+    pub(super) fn close(&mut self, at: usize) -> Result<(), Error> {
         let op = self.close_start(at);
         self.result(op)
     }
 
     /// Goes away, or comes back.
-    fn set_away(&mut self, at: usize, away: bool) -> Result<(), Error> {
+    pub(super) fn set_away(&mut self, at: usize, away: bool) -> Result<(), Error> {
         let op = self.op();
         self.act(at, op, |session, cx| session.set_presence(away, Some(op), cx));
         self.result(op)
     }
 
-    fn count(&self, from: usize, wanted: T) -> usize {
+    pub(super) fn count(&self, from: usize, wanted: T) -> usize {
         self.sent.iter().filter(|(at, message)| *at == from && kind(message) == wanted).count()
     }
 
     /// Who takes part, as somebody sees it: others, and whether they are online.
-    fn others(&self, at: usize) -> Vec<(usize, bool)> {
+    pub(super) fn others(&self, at: usize) -> Vec<(usize, bool)> {
         let key = self.sessions[at].expect("a session");
         let found = self.apps[at].participants(key).expect("a session");
         let mut found: Vec<(usize, bool)> = found
@@ -322,7 +356,7 @@ impl Crowd {
     }
 
     /// Those in the group agree about who is in it.
-    fn agree(&self, members: &[usize], what: &str) {
+    pub(super) fn agree(&self, members: &[usize], what: &str) {
         for at in members {
             let others: Vec<(usize, bool)> =
                 members.iter().filter(|other| *other != at).map(|other| (*other, true)).collect();
@@ -334,7 +368,7 @@ impl Crowd {
     }
 
     /// Everybody publishes, and everybody else gets it.
-    fn talk(&mut self, members: &[usize], what: &str) {
+    pub(super) fn talk(&mut self, members: &[usize], what: &str) {
         for from in members {
             let text = format!("{what} from {from}");
             let op = self.publish(*from, &text);
@@ -347,13 +381,13 @@ impl Crowd {
         }
     }
 
-    fn all_idle(&self, what: &str) {
+    pub(super) fn all_idle(&self, what: &str) {
         assert!(self.apps.iter().all(App::is_idle), "{what}: something is left");
         assert!(self.subscribed.is_empty(), "{what}: {:?}", self.subscribed);
     }
 }
 
-fn destination(message: &Message) -> Name {
+pub(super) fn destination(message: &Message) -> Name {
     match &message.message_type {
         Some(MessageType::Publish(publish)) => {
             let header = publish.header.as_ref().unwrap();
@@ -363,14 +397,14 @@ fn destination(message: &Message) -> Name {
     }
 }
 
-fn fanout(message: &Message) -> u32 {
+pub(super) fn fanout(message: &Message) -> u32 {
     match &message.message_type {
         Some(MessageType::Publish(publish)) => publish.header.as_ref().unwrap().fanout,
         other => panic!("{other:?}"),
     }
 }
 
-fn update(message: &Message) -> GroupUpdatePayload {
+pub(super) fn update(message: &Message) -> GroupUpdatePayload {
     let Some(MessageType::Publish(publish)) = &message.message_type else { panic!() };
     match publish.msg.as_ref().unwrap().content_type.as_ref().unwrap() {
         ContentType::CommandPayload(CommandPayload {
@@ -382,7 +416,10 @@ fn update(message: &Message) -> GroupUpdatePayload {
 
 /// The life of a group: it grows, everybody talks, it shrinks, it ends.
 fn life(copies: Copies, reliable: bool, what: &str) {
-    let mut crowd = Crowd::four(reliable);
+    life_of(Crowd::four(reliable), copies, reliable, what);
+}
+
+pub(super) fn life_of(mut crowd: Crowd, copies: Copies, reliable: bool, what: &str) {
     crowd.copies = copies;
     assert_eq!(crowd.invite(1), Ok(()), "{what}");
     assert_eq!(crowd.invite(2), Ok(()), "{what}");
@@ -422,7 +459,7 @@ fn life(copies: Copies, reliable: bool, what: &str) {
 
 /// The n-th message of a kind (counted at each of its receivers) is treated in this way, the others
 /// pass.
-fn nth(wanted: T, n: usize, copies: usize) -> Copies {
+pub(super) fn nth(wanted: T, n: usize, copies: usize) -> Copies {
     let mut seen = 0;
     Box::new(move |_, _, message| {
         seen += usize::from(kind(message) == wanted);
@@ -435,7 +472,7 @@ fn nth(wanted: T, n: usize, copies: usize) -> Copies {
     })
 }
 
-const ALL: [T; 16] = [
+pub(super) const ALL: [T; 16] = [
     T::DiscoveryRequest,
     T::DiscoveryReply,
     T::JoinRequest,

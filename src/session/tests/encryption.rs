@@ -1,0 +1,722 @@
+//! Encrypted sessions. Numbers in names are those of the checklists of spec 03 and spec 05.
+
+use super::defects::recorded;
+use super::groups::{fanout, life_of, nth, update, Crowd, ALL as ALL_OF_GROUPS, MODERATOR};
+use super::*;
+use crate::wire::{GroupUpdateOp, Publish};
+
+fn publish_of(message: &mut Message) -> &mut Publish {
+    match &mut message.message_type {
+        Some(MessageType::Publish(publish)) => publish,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn blob(message: &Message) -> Vec<u8> {
+    let mut message = message.clone();
+    let content = publish_of(&mut message).msg.take().unwrap().content_type.unwrap();
+    let ContentType::AppPayload(payload) = content else { panic!("{content:?}") };
+    payload.blob.to_vec()
+}
+
+fn set_blob(message: &mut Message, blob: &[u8]) {
+    let content = publish_of(message).msg.as_mut().unwrap().content_type.as_mut().unwrap();
+    let ContentType::AppPayload(payload) = content else { panic!("{content:?}") };
+    payload.blob = blob.to_vec().into();
+}
+
+fn command(message: &Message) -> CommandPayloadType {
+    let mut message = message.clone();
+    match publish_of(&mut message).msg.take().unwrap().content_type.unwrap() {
+        ContentType::CommandPayload(command) => command.command_payload_type.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Four who are all in an encrypted group.
+fn together(reliable: bool) -> Crowd {
+    let mut crowd = four(reliable);
+    for at in 1..4 {
+        assert_eq!(crowd.invite(at), Ok(()), "{at}");
+    }
+    crowd
+}
+
+fn four(reliable: bool) -> Crowd {
+    let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"]);
+    crowd.open(reliable);
+    crowd
+}
+
+impl Crowd {
+    fn epoch(&self, at: usize) -> Option<u64> {
+        self.apps[at].fields(self.sessions[at].expect("a session")).unwrap().epoch
+    }
+
+    fn same_epoch(&self, members: &[usize], what: &str) {
+        let epoch = self.epoch(members[0]);
+        for at in members {
+            assert_eq!(self.epoch(*at), epoch, "{what}: {at}");
+        }
+    }
+}
+
+#[test]
+fn spec03_06_the_messages_that_carry_keys() {
+    let mut pair = Pair::sealed();
+    pair.mls = Some(Mls { header_check: 70 });
+    let (ours, theirs) = pair.open(true);
+    let CommandPayloadType::JoinRequest(join) = command(&recorded(&pair, 0, T::JoinRequest)) else {
+        panic!()
+    };
+    assert_eq!(join.mls_settings.unwrap().header_integrity_validation_percent, 70);
+    let CommandPayloadType::JoinReply(reply) = command(&recorded(&pair, 1, T::JoinReply)) else {
+        panic!()
+    };
+    assert_eq!(reply.key_package.unwrap()[..4], [0, 1, 0, 5]);
+    let CommandPayloadType::GroupWelcome(welcome) = command(&recorded(&pair, 0, T::GroupWelcome))
+    else {
+        panic!()
+    };
+    let welcome = welcome.mls.unwrap();
+    assert_eq!((welcome.commit_id, &welcome.mls_content[..4]), (1, &[0, 1, 0, 3][..]));
+    assert_eq!(pair.count(0, T::GroupUpdate), 0);
+    for (at, key) in [(0, ours), (1, theirs)] {
+        let fields = pair.apps[at].fields(key).unwrap();
+        assert_eq!((fields.mls, fields.epoch), (Some(Mls { header_check: 70 }), Some(1)));
+    }
+    pair.still_works(ours, theirs);
+    // The sender is proved, and there is no such proof without encryption.
+    assert!(pair.seen[1].received[0].identity.starts_with("o/n/alice_"));
+    assert!(pair.seen[0].received[0].identity.starts_with("o/n/bob_"));
+}
+
+#[test]
+fn the_loss_or_repetition_of_any_one_message_is_repaired() {
+    for kind in ALL {
+        for (copies, what) in [(0, "lost"), (2, "twice")] {
+            for closer in [0, 1] {
+                let what = format!("{kind:?} {what}, closed by {closer}");
+                conversation_of(Pair::sealed(), first(kind, copies), closer, &what);
+            }
+        }
+    }
+    conversation_of(Pair::sealed(), Box::new(|_, _| 2), 0, "everything twice");
+}
+
+#[test]
+fn spec03_30_a_changed_header_is_noticed_as_often_as_it_is_compared() {
+    let changes: [(&str, fn(&mut Message)); 5] = [
+        ("destination", |m| {
+            let name = header(m).source.clone();
+            header(m).destination = name;
+        }),
+        ("identity", |m| header(m).identity.push('x')),
+        ("kind", |m| {
+            publish_of(m).session.as_mut().unwrap().session_message_type = T::RtxReply as i32;
+        }),
+        ("number", |m| publish_of(m).session.as_mut().unwrap().message_id = 3),
+        ("payload type", |m| {
+            let content = publish_of(m).msg.as_mut().unwrap().content_type.as_mut().unwrap();
+            let ContentType::AppPayload(payload) = content else { panic!() };
+            payload.payload_type = "image/png".to_owned();
+        }),
+    ];
+    for (what, change) in changes {
+        for percent in [100, 0] {
+            let mut pair = Pair::sealed();
+            pair.mls = Some(Mls { header_check: percent });
+            let (ours, _) = pair.open(true);
+            pair.publish(0, ours, "first");
+            pair.copies = Box::new(|_, message| usize::from(kind(message) != T::Msg));
+            pair.publish(0, ours, "second");
+            let mut message = pair.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().1.clone();
+            change(&mut message);
+            let acks = pair.count(1, T::MsgAck);
+            pair.inject(1, message);
+            let taken = pair.count(1, T::MsgAck) > acks;
+            assert_eq!(taken, percent == 0, "{what} at {percent}");
+        }
+    }
+}
+
+#[test]
+fn some_headers_are_compared() {
+    let mut pair = Pair::sealed();
+    pair.mls = Some(Mls { header_check: 50 });
+    let (ours, _) = pair.open(false);
+    pair.copies = Box::new(|_, message| usize::from(kind(message) != T::Msg));
+    for n in 0..100 {
+        pair.publish(0, ours, &n.to_string());
+    }
+    let sent = pair.sent.clone();
+    for (_, mut message) in sent.into_iter().filter(|(_, m)| kind(m) == T::Msg) {
+        header(&mut message).identity.push('x');
+        pair.inject(1, message);
+    }
+    let taken = pair.seen[1].messages.len();
+    assert!((20..80).contains(&taken), "{taken} of 100");
+}
+
+#[test]
+fn spec03_31_what_comes_in_clear_is_dropped() {
+    let mut pair = Pair::sealed();
+    let (ours, theirs) = pair.open(true);
+    pair.publish(0, ours, "first");
+    let acks = pair.count(1, T::MsgAck);
+    for wanted in [T::Msg, T::RtxReply] {
+        for blob in [&b"plain"[..], b"", &[0, 1, 0, 2], &[0, 1, 0, 2, 9, 9, 9]] {
+            for error in [None, Some(true)] {
+                let mut message = recorded(&pair, 0, T::Msg);
+                let session = publish_of(&mut message).session.as_mut().unwrap();
+                (session.message_id, session.session_message_type) = (2, wanted as i32);
+                header(&mut message).error = error;
+                set_blob(&mut message, blob);
+                pair.inject(1, message);
+            }
+        }
+    }
+    assert_eq!((pair.seen[1].messages.len(), pair.count(1, T::MsgAck)), (1, acks));
+    assert!(pair.seen[1].events.is_empty(), "nor is anything lost: {:?}", pair.seen[1].events);
+    pair.still_works(ours, theirs);
+}
+
+#[test]
+fn spec03_23_a_repeated_ciphertext_is_not_acked_but_a_message_that_is_sent_again_is() {
+    let mut pair = Pair::sealed();
+    let (ours, _) = pair.open(true);
+    pair.copies = first(T::Msg, 2);
+    pair.publish(0, ours, "once");
+    assert_eq!((pair.count(1, T::MsgAck), pair.seen[1].messages.len()), (1, 1));
+    pair.copies = first(T::MsgAck, 0);
+    let op = pair.publish(0, ours, "twice");
+    pair.run(2 * T);
+    assert_eq!(pair.done[&op].1, Ok(()));
+    assert_eq!((pair.count(1, T::MsgAck), pair.seen[1].messages.len()), (3, 2));
+    let sent: Vec<Vec<u8>> =
+        pair.sent.iter().filter(|(_, m)| kind(m) == T::Msg).map(|(_, m)| blob(m)).collect();
+    assert_eq!(sent.len(), 3);
+    assert_ne!(sent[1], sent[2], "sealed again");
+}
+
+#[test]
+fn spec03_24_the_news_that_a_message_is_lost_is_sealed_too() {
+    let mut pair = Pair::sealed();
+    let (ours, theirs) = pair.open(true);
+    pair.publish(0, ours, "first");
+    // Bob asks for what there never was.
+    let mut request = recorded(&pair, 1, T::MsgAck);
+    let session = publish_of(&mut request).session.as_mut().unwrap();
+    (session.message_id, session.session_message_type) = (400, T::RtxRequest as i32);
+    pair.inject(0, request);
+    let mut reply = recorded(&pair, 0, T::RtxReply);
+    assert!(header(&mut reply).error.is_some() && !blob(&reply).is_empty());
+    // And where it did ask, it believes it.
+    pair.copies = Box::new(|at, message| {
+        usize::from(at == 1 || kind(message) != T::Msg || message_id(message) != 2)
+    });
+    pair.publish(0, ours, "second");
+    pair.run(5 * T);
+    pair.copies = Box::new(|_, _| 1);
+    pair.publish(0, ours, "third");
+    pair.run(5 * T);
+    assert_eq!(pair.seen[1].messages, ["first", "second", "third"]);
+    pair.still_works(ours, theirs);
+}
+
+#[test]
+fn spec03_40_closing_with_pending_data_sends_nothing_in_clear() {
+    for closer in [0, 1] {
+        let mut pair = Pair::sealed();
+        let sessions = pair.open(true);
+        let sessions = [sessions.0, sessions.1];
+        // Whatever is sent is checked to be sealed.
+        pair.copies = Box::new(|_, message| usize::from(kind(message) != T::Msg));
+        let publish = pair.publish(closer, sessions[closer], "pending");
+        let close = pair.close(closer, sessions[closer]);
+        pair.run(2 * T);
+        pair.copies = Box::new(|_, _| 1);
+        pair.run(6 * T);
+        assert_eq!((&pair.done[&publish].1, &pair.done[&close].1), (&Ok(()), &Ok(())));
+        assert!(pair.count(closer, T::Msg) > 2);
+        assert_eq!(pair.seen[1 - closer].messages, ["pending"]);
+    }
+}
+
+#[test]
+fn what_is_sent_by_a_session_that_is_over_stays_here() {
+    let mut pair = Pair::sealed();
+    let (ours, _) = pair.open(true);
+    let payload = Payload::new(&b"secret"[..], "", BTreeMap::new());
+    let mut cx = Context { now: pair.now, entropy: &mut pair.entropy };
+    pair.apps[0].publish(ours, payload, None, &mut cx);
+    pair.apps[0].shut_down(&mut cx);
+    let mut refused = 0;
+    while let Some(output) = pair.apps[0].poll_output() {
+        let Output::Send { mut message, about, .. } = output else { continue };
+        let result = pair.apps[0].finish(&mut message, &about, &mut cx);
+        assert_eq!(result.is_err(), kind(&message) == T::Msg);
+        refused += usize::from(result.is_err());
+    }
+    assert_eq!(refused, 1);
+}
+
+#[test]
+fn a_full_inbox_opens_nothing() {
+    let mut pair = Pair::sealed();
+    let (ours, theirs) = pair.open(true);
+    let full = |pair: &mut Pair, full| {
+        pair.with(1, |app, cx| app.set_inbox_full(theirs, full, cx));
+    };
+    full(&mut pair, true);
+    pair.publish(0, ours, "later");
+    let message = recorded(&pair, 0, T::Msg);
+    assert_eq!(pair.count(1, T::MsgAck), 0);
+    full(&mut pair, false);
+    // It was not opened, so the very same can be.
+    pair.inject(1, message);
+    assert_eq!(pair.seen[1].messages, ["later"]);
+}
+
+#[test]
+fn who_cannot_do_mls_is_not_let_in() {
+    let mut pair = Pair::sealed();
+    let mut copy = None;
+    pair.copies = Box::new(move |_, message| {
+        copy.get_or_insert_with(|| message.clone());
+        usize::from(kind(message) != T::JoinReply)
+    });
+    let (op, to) = (pair.op(), Name::parse("o/n/bob").unwrap());
+    let config = SessionConfig { mls: pair.mls, ..config(true) };
+    pair.with(0, |app, cx| app.open(config, &to, op, cx)).unwrap();
+    let mut reply = recorded(&pair, 1, T::JoinReply);
+    let content = publish_of(&mut reply).msg.as_mut().unwrap().content_type.as_mut().unwrap();
+    if let ContentType::CommandPayload(CommandPayload {
+        command_payload_type: Some(CommandPayloadType::JoinReply(reply)),
+    }) = content
+    {
+        reply.key_package = None;
+    }
+    let mut cx = Context { now: pair.now, entropy: &mut pair.entropy };
+    let about = Outgoing::control(T::Heartbeat, &to, 1, CommandPayloadType::GroupAck(Empty {}));
+    reply.metadata.clear();
+    pair.apps[1].finish(&mut reply, &about.about(None), &mut cx).unwrap();
+    pair.inject(0, reply);
+    let Err(Error::Mls(text)) = &pair.done[&op].1 else { panic!("{:?}", pair.done[&op]) };
+    assert!(text.contains("o/n/bob") && text.contains("cannot do MLS"), "{text}");
+}
+
+#[test]
+fn the_life_of_an_encrypted_group() {
+    for reliable in [true, false] {
+        life_of(four(reliable), Box::new(|_, _, _| 1), reliable, "encrypted");
+    }
+    life_of(four(true), Box::new(|_, _, _| 2), true, "everything twice");
+}
+
+#[test]
+fn spec03_16_the_loss_of_any_one_message_in_an_encrypted_group_is_repaired() {
+    for lost in ALL_OF_GROUPS {
+        for n in [1, 2, 4, 7] {
+            life_of(four(true), nth(lost, n, 0), true, &format!("{lost:?} number {n} lost"));
+        }
+    }
+}
+
+#[test]
+fn spec05_7_a_message_that_crosses_a_commit_is_read() {
+    let mut crowd = four(true);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    // Bob's message is on its way while Dan is invited.
+    crowd.copies = Box::new(|from, _, message| usize::from(from != 1 || kind(message) != T::Msg));
+    let op = crowd.publish(1, "crossing");
+    let (_, message) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().clone();
+    crowd.copies = Box::new(|from, _, message| {
+        usize::from(from != 1 || !matches!(kind(message), T::Msg | T::RtxReply))
+    });
+    assert_eq!(crowd.invite(3), Ok(()));
+    assert_eq!(crowd.epoch(2), Some(3));
+    for to in [0, 2, 3] {
+        let message = message.clone();
+        crowd.with(to, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+    }
+    assert_eq!(crowd.seen[0].messages, ["crossing"]);
+    assert_eq!(crowd.seen[2].messages, ["crossing"]);
+    assert!(crowd.seen[3].messages.is_empty(), "it was not there when that was sent");
+    assert_eq!(crowd.result(op), Ok(()));
+}
+
+#[test]
+fn a_message_that_overtakes_its_commit_waits_for_it() {
+    let mut crowd = four(true);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies =
+        Box::new(|_, to, message| usize::from(to != 1 || kind(message) != T::GroupUpdate));
+    let invited = crowd.invite_start(3);
+    let published = crowd.publish(0, "early");
+    assert_eq!((crowd.epoch(0), crowd.epoch(1)), (Some(3), Some(2)));
+    assert!(crowd.seen[1].messages.is_empty());
+    assert_eq!(crowd.seen[2].messages, ["early"]);
+    crowd.copies = Box::new(|_, _, message| usize::from(kind(message) != T::Msg));
+    assert_eq!(crowd.result(invited), Ok(()));
+    assert_eq!(crowd.seen[1].messages, ["early"], "it was not sent again");
+    assert_eq!(crowd.result(published), Ok(()));
+}
+
+#[test]
+fn what_is_kept_of_epochs_to_come_is_bounded() {
+    let mut crowd = four(false);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies =
+        Box::new(|_, to, message| usize::from(to != 1 || kind(message) != T::GroupUpdate));
+    crowd.invite_start(3);
+    for n in 0..limits::MLS_EARLY_MESSAGES + 5 {
+        crowd.publish(0, &n.to_string());
+    }
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(T);
+    assert_eq!(crowd.seen[1].messages.len(), limits::MLS_EARLY_MESSAGES);
+
+    // And in bytes: what goes over does not come.
+    let mut crowd = four(false);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies =
+        Box::new(|_, to, message| usize::from(to != 1 || kind(message) != T::GroupUpdate));
+    crowd.invite_start(3);
+    let large = "x".repeat(limits::MLS_EARLY_BYTES / 2);
+    for _ in 0..3 {
+        crowd.publish(0, &large);
+    }
+    crowd.publish(0, "small");
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(T);
+    let got: Vec<usize> = crowd.seen[1].messages.iter().map(String::len).collect();
+    assert_eq!(got, [large.len(), 5], "sealed, two are more than there is room for");
+    // Nor for ever.
+    let mut crowd = four(false);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies = Box::new(|_, to, message| {
+        usize::from(to != 1 || !matches!(kind(message), T::GroupUpdate | T::RejoinReply))
+    });
+    crowd.invite_start(3);
+    crowd.publish(0, "too early");
+    crowd.run(limits::MLS_EARLY_TIME + T);
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(100 * T);
+    crowd.same_epoch(&[0, 1, 2, 3], "at last");
+    assert!(crowd.seen[1].messages.is_empty());
+}
+
+#[test]
+fn spec05_8_commits_out_of_order_are_applied_in_order() {
+    let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan", "o/n/eve"]);
+    crowd.open(true);
+    for at in 1..=4 {
+        crowd.copies =
+            Box::new(|_, to, message| usize::from(to != 1 || kind(message) != T::GroupUpdate));
+        crowd.invite_start(at);
+        if at == 1 {
+            continue;
+        }
+        // Without Bob's confirmation nothing would go on.
+        crowd.run(5 * T);
+    }
+    assert_eq!((crowd.epoch(0), crowd.epoch(1)), (Some(4), Some(1)));
+    let commits: Vec<Message> = crowd
+        .sent
+        .iter()
+        .filter(|(_, m)| kind(m) == T::GroupUpdate)
+        .map(|(_, m)| m.clone())
+        .collect();
+    let numbered = |wanted: u32| {
+        let found = commits.iter().find(|m| update(m).mls.unwrap().commit_id == wanted);
+        found.unwrap().clone()
+    };
+    assert_eq!(fanout(&numbered(3)), limits::FANOUT_ALL);
+    let acks = crowd.count(1, T::GroupAck);
+    for (number, epoch) in [(3, 1), (3, 1), (2, 3), (2, 3), (4, 4)] {
+        let message = numbered(number);
+        crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+        assert_eq!(crowd.epoch(1), Some(epoch), "after {number}");
+    }
+    // Each was confirmed when it was applied; what came again, again.
+    assert_eq!(crowd.count(1, T::GroupAck) - acks, 4);
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(60 * T);
+    assert_eq!(crowd.count(1, T::RejoinRequest), 0);
+    crowd.agree(&[0, 1, 2, 3, 4], "in the end");
+    crowd.same_epoch(&[0, 1, 2, 3, 4], "in the end");
+    crowd.talk(&[0, 1, 2, 3, 4], "in the end");
+}
+
+/// Bob does not hear of one or more changes.
+fn deaf(missed: usize) -> Crowd {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
+    crowd.run(70 * T);
+    for _ in 0..missed {
+        assert_eq!(crowd.remove(3), Ok(()));
+        assert_eq!(crowd.invite(3), Ok(()));
+    }
+    crowd
+}
+
+#[test]
+fn who_missed_a_few_commits_is_told_them() {
+    let mut crowd = deaf(2);
+    crowd.copies = Box::new(|_, _, message| {
+        usize::from(kind(message) != T::Heartbeat || message_id(message) == 0)
+    });
+    let rejoined = crowd.count(1, T::RejoinRequest);
+    let op = crowd.publish(1, "I am back");
+    crowd.run(30 * T);
+    assert!(crowd.done.contains_key(&op));
+    assert_eq!(crowd.count(1, T::RejoinRequest), rejoined, "it could follow");
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(30 * T);
+    crowd.agree(&[0, 1, 2, 3], "told");
+    crowd.same_epoch(&[0, 1, 2, 3], "told");
+    crowd.talk(&[0, 1, 2, 3], "told");
+}
+
+#[test]
+fn spec05_8_who_missed_too_many_commits_gets_new_keys() {
+    let mut crowd = deaf(limits::MLS_MISSED_COMMITS / 2 + 1);
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(60 * T);
+    assert_eq!(crowd.count(1, T::RejoinRequest), 1);
+    let rejoined = |(_, m): &&(usize, Message)| {
+        kind(m) == T::GroupUpdate && update(m).op == GroupUpdateOp::Rejoin as i32
+    };
+    assert!(crowd.sent.iter().any(|sent| rejoined(&sent)));
+    crowd.agree(&[0, 1, 2, 3], "back");
+    crowd.same_epoch(&[0, 1, 2, 3], "back");
+    crowd.talk(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn commits_that_came_too_early_are_bounded() {
+    let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"]);
+    crowd.open(true);
+    for at in [1, 2] {
+        assert_eq!(crowd.invite(at), Ok(()));
+    }
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    for _ in 0..limits::MLS_EARLY_COMMITS / 2 + 2 {
+        crowd.invite_start(3);
+        crowd.run(5 * T);
+        assert!(crowd.done.len() > 2);
+        let _ = crowd.remove(3);
+    }
+    let commits: Vec<Message> = crowd
+        .sent
+        .iter()
+        .filter(|(_, m)| kind(m) == T::GroupUpdate)
+        .map(|(_, m)| m.clone())
+        .collect();
+    let number = |m: &Message| update(m).mls.unwrap().commit_id;
+    let acks = crowd.count(1, T::GroupAck);
+    let first = 3;
+    for wanted in first + 1..=first + limits::MLS_EARLY_COMMITS as u32 + 1 {
+        let message = commits.iter().find(|m| number(m) == wanted).unwrap().clone();
+        crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+    }
+    let message = commits.iter().find(|m| number(m) == first).unwrap().clone();
+    crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+    assert_eq!(crowd.count(1, T::GroupAck) - acks, limits::MLS_EARLY_COMMITS + 1);
+    assert_eq!(crowd.epoch(1), Some(2 + 1 + limits::MLS_EARLY_COMMITS as u64));
+}
+
+#[test]
+fn spec03_36_who_comes_back_to_new_keys_gets_them() {
+    let mut crowd = together(true);
+    assert_eq!(crowd.set_away(2, true), Ok(()));
+    // It hears nothing, as one of the published implementation.
+    crowd.copies = Box::new(|_, to, _| usize::from(to != 2));
+    assert_eq!(crowd.remove(3), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    let begun = crowd.now.mono;
+    assert_eq!(crowd.set_away(2, false), Ok(()));
+    assert!(crowd.count(0, T::GroupNack) > 0);
+    assert_eq!((crowd.count(2, T::RejoinRequest), crowd.count(0, T::RejoinReply)), (1, 1));
+    assert!(crowd.now.mono - begun <= T, "at once");
+    crowd.same_epoch(&[0, 1, 2], "back");
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 2], "back");
+    crowd.talk(&[0, 1, 2], "back");
+    // The moderator goes on.
+    assert_eq!(crowd.invite(3), Ok(()));
+    crowd.talk(&[0, 1, 2, 3], "and on");
+}
+
+#[test]
+fn spec03_37_a_later_epoch_in_a_heartbeat_leads_to_one_request_for_keys() {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    let _ = crowd.remove(3);
+    crowd.run(4 * limits::HEARTBEAT);
+    assert_eq!(crowd.count(1, T::RejoinRequest), 1);
+    crowd.same_epoch(&[0, 1, 2], "rejoined");
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(2 * limits::HEARTBEAT);
+    crowd.agree(&[0, 1, 2], "rejoined");
+    crowd.talk(&[0, 1, 2], "rejoined");
+}
+
+#[test]
+fn a_lost_answer_to_a_request_for_keys_is_given_again_and_a_lost_group_is_told() {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    let _ = crowd.remove(3);
+    let mut lost = 1;
+    crowd.copies = Box::new(move |_, to, m| {
+        let this = to == 1 && kind(m) == T::RejoinReply && lost > 0;
+        lost -= usize::from(this);
+        usize::from(!this && (to != 1 || kind(m) != T::GroupUpdate))
+    });
+    crowd.run(4 * limits::HEARTBEAT);
+    assert_eq!((crowd.count(1, T::RejoinRequest), crowd.count(0, T::RejoinReply)), (2, 2));
+    crowd.same_epoch(&[0, 1, 2], "rejoined");
+    assert_eq!(crowd.epoch(0), Some(5), "one commit");
+
+    // The moderator is gone for Bob.
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    let _ = crowd.remove(3);
+    crowd.copies = Box::new(|_, to, m| {
+        usize::from(to != 1 || !matches!(kind(m), T::GroupUpdate | T::RejoinReply))
+    });
+    crowd.run(2 * limits::MLS_REJOIN_PAUSE);
+    let told: Vec<&Event> = crowd.seen[1]
+        .events
+        .iter()
+        .filter(
+            |event| matches!(event, Event::EncryptionLost(text) if text.contains("invited again")),
+        )
+        .collect();
+    assert_eq!(told.len(), 1, "{:?}", crowd.seen[1].events);
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(2 * limits::MLS_REJOIN_PAUSE);
+    crowd.same_epoch(&[0, 1, 2], "healed");
+    crowd.talk(&[0, 1, 2], "healed");
+}
+
+#[test]
+fn spec03_33_heartbeats_tell_the_epoch() {
+    let mut crowd = together(true);
+    crowd.run(3 * limits::HEARTBEAT);
+    for at in 0..4 {
+        let (_, beat) =
+            crowd.sent.iter().rfind(|(from, m)| *from == at && kind(m) == T::Heartbeat).unwrap();
+        let CommandPayloadType::Heartbeat(beat) = command(beat) else { panic!() };
+        assert_eq!(beat.epoch, 3);
+    }
+}
+
+#[test]
+fn spec05_15_two_talk_for_hours_and_still_invite_and_remove() {
+    let mut crowd = four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    for hour in 1..=3 {
+        crowd.run(Duration::from_secs(3700));
+        crowd.same_epoch(&[0, 1, 2], "after hours");
+        crowd.talk(&[0, 1, 2], &format!("hour {hour}"));
+        assert_eq!(crowd.invite(3), Ok(()), "hour {hour}");
+        crowd.talk(&[0, 1, 2, 3], &format!("hour {hour}, four"));
+        assert_eq!(crowd.remove(3), Ok(()), "hour {hour}");
+        crowd.run(2 * T);
+    }
+}
+
+#[test]
+fn every_place_has_a_token_that_is_young_enough() {
+    let mut crowd = four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    let before = crowd.epoch(0).unwrap();
+    // Tokens live for an hour: two thirds of it are less than the limit.
+    assert!(limits::MLS_REFRESH > Duration::from_secs(2400));
+    crowd.run(Duration::from_secs(2400 - 60));
+    assert_eq!(crowd.epoch(0), Some(before));
+    crowd.run(Duration::from_secs(120));
+    assert_eq!(crowd.count(0, T::RejoinReply), 2, "both asked");
+    assert_eq!(crowd.epoch(0), Some(before + 3), "and the moderator did it itself");
+    crowd.same_epoch(&[0, 1, 2], "refreshed");
+    let own = crowd.sent.iter().filter(|(_, m)| kind(m) == T::GroupUpdate).filter(|(_, m)| {
+        let name = update(m).participant.unwrap().name.unwrap();
+        Name::from_wire(&name).as_ref() == Some(&crowd.names[MODERATOR])
+    });
+    assert_eq!(own.count(), 1);
+    crowd.talk(&[0, 1, 2], "refreshed");
+
+    let mut pair = Pair::sealed();
+    let (ours, theirs) = pair.open(true);
+    pair.run(Duration::from_secs(2 * 3600));
+    let epoch = pair.apps[0].fields(ours).unwrap().epoch;
+    assert!(epoch > Some(4), "{epoch:?}");
+    assert_eq!(pair.apps[1].fields(theirs).unwrap().epoch, epoch);
+    pair.still_works(ours, theirs);
+}
+
+#[test]
+fn spec03_11_53_commits_are_counted_also_where_nobody_hears_them() {
+    let mut crowd = four(true);
+    assert_eq!((crowd.invite(1), crowd.remove(1), crowd.invite(2)), (Ok(()), Ok(()), Ok(())));
+    let welcomes: Vec<u32> = crowd
+        .sent
+        .iter()
+        .filter(|(_, m)| kind(m) == T::GroupWelcome)
+        .map(|(_, m)| match command(m) {
+            CommandPayloadType::GroupWelcome(welcome) => welcome.mls.unwrap().commit_id,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(welcomes, [1, 3]);
+    crowd.talk(&[0, 2], "two");
+}
+
+#[test]
+fn who_was_removed_reads_nothing_of_what_follows() {
+    let mut crowd = together(true);
+    // Dan does not hear that it is removed.
+    crowd.copies = Box::new(|_, to, m| {
+        usize::from(to != 3 || !matches!(kind(m), T::GroupUpdate | T::LeaveRequest))
+    });
+    assert!(matches!(crowd.remove(3), Err(Error::Undelivered(_))));
+    let op = crowd.publish(0, "without Dan");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.seen[1].messages, ["without Dan"]);
+    assert!(crowd.seen[3].messages.is_empty());
+}
+
+#[test]
+fn spec05_10_a_member_cannot_speak_for_another() {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::Msg));
+    crowd.publish(1, "I am Bob");
+    let (_, mut message) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().clone();
+    // Somebody on the way, or Bob himself, says that it is Cid's, where headers are not compared.
+    header(&mut message).source = Some(crowd.names[2].to_wire());
+    crowd.with(0, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+    assert!(crowd.seen[0].messages.is_empty());
+
+    let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid"]);
+    crowd.mls = Some(Mls { header_check: 0 });
+    crowd.open(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::Msg));
+    crowd.publish(1, "I am Bob");
+    let (_, mut message) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().clone();
+    header(&mut message).source = Some(crowd.names[2].to_wire());
+    crowd.with(0, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+    assert!(crowd.seen[0].messages.is_empty());
+}
