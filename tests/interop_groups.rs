@@ -16,6 +16,8 @@ const ROOM: &str = "org/ns/room";
 struct Setting<'a> {
     node: &'a Node,
     reliable: bool,
+    /// Encrypted.
+    mls: bool,
     binding: &'a str,
     /// Milliseconds between two tries, and how often.
     retry: (u32, u32),
@@ -23,7 +25,7 @@ struct Setting<'a> {
 
 impl<'a> Setting<'a> {
     fn new(node: &'a Node) -> Setting<'a> {
-        Setting { node, reliable: true, binding: "", retry: (1000, 5) }
+        Setting { node, reliable: true, mls: false, binding: "", retry: (1000, 5) }
     }
 
     fn command(&self, who: Who, name: &str) -> std::process::Command {
@@ -67,6 +69,9 @@ impl<'a> Setting<'a> {
             (Wheel, false) => command.args(["--retries", "0"]),
             (_, true) => command.args(["--interval-ms", &interval, "--retries", &retries]),
         };
+        if self.mls {
+            command.arg(if who == Ours { "--enable-mls" } else { "--mls" });
+        }
         let process = Process::start_listening(name, &mut command);
         for name in invites {
             process.wait_for("an invitation", |line| line == format!("! invited {name}"));
@@ -233,12 +238,20 @@ fn three_of_four(setting: &Setting<'_>, moderator: Who, participants: [Who; 3]) 
     Group { members }
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Mode {
+    Reliable,
+    BestEffort,
+    Mls,
+}
+
 /// The life of a group of four: they are invited, everybody talks, one is removed, invited again,
 /// another leaves, the moderator closes.
-fn life(node: Who, moderator: Who, participants: [Who; 3], reliable: bool, binding: &str) {
+fn life(node: Who, moderator: Who, participants: [Who; 3], mode: Mode, binding: &str) {
     let _turn = Turn::take();
     let node = Node::start(node, binding);
-    let setting = Setting { reliable, binding, ..Setting::new(&node) };
+    let (reliable, mls) = (mode != Mode::BestEffort, mode == Mode::Mls);
+    let setting = Setting { reliable, mls, binding, ..Setting::new(&node) };
     let mut group = three_of_four(&setting, moderator, participants);
     group.talk(&[0, 1, 2], "one");
     group.members[0].tell("invite org/ns/p3", "invited org/ns/p3");
@@ -277,16 +290,22 @@ macro_rules! cells {
     ($($name:ident: $node:ident, $moderator:ident, [$($participant:ident),*];)*) => {
         mod reliable {
             use super::*;
-            $(#[test] fn $name() { life($node, $moderator, [$($participant),*], true, ""); })*
+            $(#[test] fn $name() { life($node, $moderator, [$($participant),*], Mode::Reliable, ""); })*
         }
         mod best_effort {
             use super::*;
-            $(#[test] fn $name() { life($node, $moderator, [$($participant),*], false, ""); })*
+            $(#[test] fn $name() { life($node, $moderator, [$($participant),*], Mode::BestEffort, ""); })*
         }
         mod enforced_binding {
             use super::*;
             $(#[test] fn $name() {
-                life($node, $moderator, [$($participant),*], true, "enforce");
+                life($node, $moderator, [$($participant),*], Mode::Reliable, "enforce");
+            })*
+        }
+        mod encrypted {
+            use super::*;
+            $(#[test] fn $name() {
+                life($node, $moderator, [$($participant),*], Mode::Mls, "enforce");
             })*
         }
     };
@@ -316,10 +335,11 @@ fn four(setting: &Setting<'_>, moderator: Who, participants: [Who; 3]) -> Group 
 
 /// One goes away and comes back: everybody sees it. Ours gets nothing of what was said meanwhile; a
 /// wheel asks for what it has missed of those whom it heard before, and gets it.
-fn soft_close(node: Who, moderator: Who, participants: [Who; 3], who: usize) {
+fn soft_close(node: Who, moderator: Who, participants: [Who; 3], who: usize, mls: bool) {
     let _turn = Turn::take();
     let node = Node::start(node, "");
-    let mut group = four(&Setting::new(&node), moderator, participants);
+    let setting = Setting { mls, ..Setting::new(&node) };
+    let mut group = four(&setting, moderator, participants);
     let others: Vec<usize> = (0..4).filter(|at| *at != who).collect();
     let kind = [moderator, participants[0], participants[1], participants[2]][who];
     for round in 1..=2 {
@@ -350,20 +370,20 @@ fn soft_close(node: Who, moderator: Who, participants: [Who; 3], who: usize) {
 
 #[test]
 fn spec03_35_a_wheel_goes_away_and_comes_back() {
-    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 1);
-    soft_close(Wheel, Wheel, [Wheel, Ours, Ours], 1);
+    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 1, false);
+    soft_close(Wheel, Wheel, [Wheel, Ours, Ours], 1, false);
 }
 
 #[test]
 fn spec03_35_ours_goes_away_and_comes_back() {
-    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 1);
-    soft_close(Wheel, Ours, [Ours, Wheel, Wheel], 1);
+    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 1, false);
+    soft_close(Wheel, Ours, [Ours, Wheel, Wheel], 1, false);
 }
 
 #[test]
 fn spec03_35_a_moderator_goes_away_and_comes_back() {
-    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 0);
-    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 0);
+    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 0, false);
+    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 0, false);
 }
 
 /// Members that only send or only receive: nobody waits for an acknowledgement of the first, and the
@@ -399,10 +419,10 @@ fn spec03_29_wheels_that_only_send_or_only_receive() {
 
 /// One dies while the others talk: they get everything, a publish of ours says who did not, and all
 /// see who is gone.
-fn killed(node: Who, moderator: Who, participants: [Who; 3], dies: usize) {
+fn killed(node: Who, moderator: Who, participants: [Who; 3], dies: usize, mls: bool) {
     let _turn = Turn::take();
     let node = Node::start(node, "");
-    let setting = Setting { retry: (300, 4), ..Setting::new(&node) };
+    let setting = Setting { retry: (300, 4), mls, ..Setting::new(&node) };
     let mut group = four(&setting, moderator, participants);
     let who = [moderator, participants[0], participants[1], participants[2]];
     group.talk(&[0, 1, 2, 3], "all");
@@ -436,28 +456,29 @@ fn killed(node: Who, moderator: Who, participants: [Who; 3], dies: usize) {
 
 #[test]
 fn c29_a_wheel_is_killed() {
-    killed(Ours, Ours, [Wheel, Ours, Wheel], 1);
-    killed(Wheel, Wheel, [Wheel, Ours, Ours], 1);
+    killed(Ours, Ours, [Wheel, Ours, Wheel], 1, false);
+    killed(Wheel, Wheel, [Wheel, Ours, Ours], 1, false);
 }
 
 #[test]
 fn c29_ours_is_killed() {
-    killed(Ours, Wheel, [Ours, Wheel, Ours], 1);
-    killed(Wheel, Ours, [Ours, Wheel, Wheel], 1);
+    killed(Ours, Wheel, [Ours, Wheel, Ours], 1, false);
+    killed(Wheel, Ours, [Ours, Wheel, Wheel], 1, false);
 }
 
 #[test]
 fn c29_the_moderator_is_killed() {
-    killed(Ours, Ours, [Wheel, Ours, Wheel], 0);
-    killed(Ours, Wheel, [Ours, Wheel, Ours], 0);
+    killed(Ours, Ours, [Wheel, Ours, Wheel], 0, false);
+    killed(Ours, Wheel, [Ours, Wheel, Ours], 0, false);
 }
 
 /// The node goes and comes back: the group goes on.
-fn node_restarts(node: Who, moderator: Who, participants: [Who; 3]) {
+fn node_restarts(node: Who, moderator: Who, participants: [Who; 3], mls: bool) {
     let _turn = Turn::take();
     let mut started = Node::start(node, "");
     let port = started.port;
-    let mut group = four(&Setting::new(&started), moderator, participants);
+    let setting = Setting { mls, ..Setting::new(&started) };
+    let mut group = four(&setting, moderator, participants);
     group.talk(&[0, 1, 2, 3], "before");
     match node {
         // A wheel whose next attempt is reset by a dying node never makes another.
@@ -490,14 +511,14 @@ fn node_restarts(node: Who, moderator: Who, participants: [Who; 3]) {
 
 #[test]
 fn c18_a_group_survives_a_restart_of_our_node() {
-    node_restarts(Ours, Ours, [Ours, Wheel, Wheel]);
-    node_restarts(Ours, Wheel, [Wheel, Ours, Ours]);
+    node_restarts(Ours, Ours, [Ours, Wheel, Wheel], false);
+    node_restarts(Ours, Wheel, [Wheel, Ours, Ours], false);
 }
 
 #[test]
 fn c18_a_group_survives_a_restart_of_the_wheels_node() {
     // Ours alone: see above.
-    node_restarts(Wheel, Ours, [Ours, Ours, Ours]);
+    node_restarts(Wheel, Ours, [Ours, Ours, Ours], false);
 }
 
 /// What cannot be done says why, and the group goes on.
@@ -573,4 +594,54 @@ fn defect_10_two_instances_of_one_service_are_two_members() {
     counts(&group, &[0, 2, 3, 4], "two");
     group.members[0].tell("remove org/ns/p1", "removed org/ns/p1");
     group.agree(&[0, 3, 4]);
+}
+
+#[test]
+fn spec03_35_in_an_encrypted_group_one_goes_away_and_comes_back() {
+    soft_close(Ours, Ours, [Wheel, Ours, Wheel], 1, true);
+    soft_close(Ours, Wheel, [Ours, Wheel, Ours], 1, true);
+}
+
+#[test]
+fn c29_one_of_an_encrypted_group_is_killed() {
+    killed(Ours, Ours, [Wheel, Ours, Wheel], 1, true);
+    killed(Ours, Wheel, [Ours, Wheel, Ours], 1, true);
+}
+
+#[test]
+fn c18_an_encrypted_group_survives_a_restart_of_the_node() {
+    node_restarts(Ours, Ours, [Ours, Wheel, Wheel], true);
+    node_restarts(Ours, Wheel, [Wheel, Ours, Ours], true);
+}
+
+/// One is away while the keys of the group change, and comes back to the new ones.
+fn stale(moderator: Who, participants: [Who; 3]) {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls: true, binding: "enforce", ..Setting::new(&node) };
+    let mut group = four(&setting, moderator, participants);
+    group.talk(&[0, 1, 2, 3], "before");
+    group.members[1].tell("suspend", "! suspended");
+    group.members[0].tell("remove org/ns/p2", "removed org/ns/p2");
+    group.members[1].tell("rejoin", "! back");
+    group.agree(&[0, 1, 3]);
+    group.talk(&[0, 1, 3], "back");
+    if moderator == Ours {
+        // The published moderator is stuck now.
+        group.members[0].tell("invite org/ns/p2", "invited org/ns/p2");
+        group.agree(&[0, 1, 2, 3]);
+        group.talk(&[0, 1, 2, 3], "after");
+    }
+    group.check(&[("before", &[0, 1, 2, 3]), ("back", &[0, 1, 3])]);
+}
+
+#[test]
+fn spec05_6_a_wheel_comes_back_to_new_keys() {
+    stale(Ours, [Wheel, Ours, Wheel]);
+}
+
+#[test]
+fn spec05_6_ours_comes_back_to_new_keys() {
+    stale(Wheel, [Ours, Wheel, Ours]);
+    stale(Ours, [Ours, Wheel, Ours]);
 }

@@ -459,6 +459,7 @@ impl Session {
         let key_package = request.key_package.clone();
         let request = RejoinRequest { message_id, key_package, via };
         let member = source.clone();
+        self.abort_catching_up(&member, cx);
         let Some(moderator) = self.moderator() else { return };
         moderator.waiting.retain(
             |task| !matches!(&task.work, Work::Rejoin { member: known, .. } if *known == member),

@@ -540,6 +540,20 @@ impl Session {
         }
     }
 
+    /// A member does not need what it has missed any more.
+    pub(super) fn abort_catching_up(&mut self, member: &Name, cx: &mut Context<'_>) {
+        let Some(moderator) = self.moderator() else { return };
+        moderator.missed.remove(member);
+        match self.current() {
+            Some(Work::CatchUp { member: known, update, .. }) if known == member => {
+                let update = update.take();
+                update.into_iter().for_each(|id| self.requests.cancel(id));
+                self.task_done(Ok(()), cx);
+            }
+            _ => {}
+        }
+    }
+
     /// Whoever is not in the group any more, but does not know it, is told. Not if it answers to being
     /// invited again: what it was in is over then.
     pub(super) fn on_stranger(&mut self, message: &Incoming, cx: &mut Context<'_>) {

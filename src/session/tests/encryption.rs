@@ -211,16 +211,20 @@ fn spec03_24_the_news_that_a_message_is_lost_is_sealed_too() {
     pair.inject(0, request);
     let mut reply = recorded(&pair, 0, T::RtxReply);
     assert!(header(&mut reply).error.is_some() && !blob(&reply).is_empty());
-    // And where it did ask, it believes it.
+    // And where it did ask, it believes it: one so long is not kept for those who did not get it.
     pair.copies = Box::new(|at, message| {
         usize::from(at == 1 || kind(message) != T::Msg || message_id(message) != 2)
     });
-    pair.publish(0, ours, "second");
+    pair.publish(0, ours, &"x".repeat(limits::UNDELIVERED_BYTES + 1));
     pair.run(5 * T);
     pair.copies = Box::new(|_, _| 1);
+    pair.run(2 * limits::HEARTBEAT);
     pair.publish(0, ours, "third");
-    pair.run(5 * T);
-    assert_eq!(pair.seen[1].messages, ["first", "second", "third"]);
+    pair.run(T);
+    let source = pair.names[0].clone();
+    let lost = Event::MessageLost { source, message_id: 2 };
+    assert!(pair.seen[1].events.contains(&lost), "{:?}", pair.seen[1].events);
+    assert_eq!(pair.seen[1].messages, ["first", "third"]);
     pair.still_works(ours, theirs);
 }
 
@@ -380,7 +384,7 @@ fn what_is_kept_of_epochs_to_come_is_bounded() {
         crowd.publish(0, &n.to_string());
     }
     crowd.copies = Box::new(|_, _, _| 1);
-    crowd.run(T);
+    crowd.run(3 * T);
     assert_eq!(crowd.seen[1].messages.len(), limits::MLS_EARLY_MESSAGES);
 
     // And in bytes: what goes over does not come.
@@ -397,7 +401,7 @@ fn what_is_kept_of_epochs_to_come_is_bounded() {
     }
     crowd.publish(0, "small");
     crowd.copies = Box::new(|_, _, _| 1);
-    crowd.run(T);
+    crowd.run(3 * T);
     let got: Vec<usize> = crowd.seen[1].messages.iter().map(String::len).collect();
     assert_eq!(got, [large.len(), 5], "sealed, two are more than there is room for");
     // Nor for ever.
@@ -511,7 +515,11 @@ fn commits_that_came_too_early_are_bounded() {
     for at in [1, 2] {
         assert_eq!(crowd.invite(at), Ok(()));
     }
-    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    crowd.copies = Box::new(|from, to, m| {
+        let kept = (to == 1 && kind(m) == T::GroupUpdate)
+            || (from == 1 && kind(m) == T::RejoinRequest);
+        usize::from(!kept)
+    });
     for _ in 0..limits::MLS_EARLY_COMMITS / 2 + 2 {
         crowd.invite_start(3);
         crowd.run(5 * T);
