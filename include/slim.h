@@ -58,7 +58,8 @@
 #define SLIM_SESSION_OPTIONS_INIT \
     {sizeof(slim_session_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0}
 #define SLIM_PUBLISH_OPTIONS_INIT {sizeof(slim_publish_options), NULL, NULL, 0}
-#define SLIM_SESSION_FIELDS_INIT {sizeof(slim_session_fields), 0, 0, 0, NULL, NULL, NULL, 0}
+#define SLIM_SESSION_FIELDS_INIT \
+    {sizeof(slim_session_fields), 0, 0, 0, NULL, NULL, NULL, 0, 0, 0}
 #define SLIM_MESSAGE_FIELDS_INIT \
     {sizeof(slim_message_fields), 0, 0, NULL, 0, NULL, NULL, NULL, NULL, 0, NULL, 0}
 
@@ -168,6 +169,9 @@ typedef enum {
     SLIM_EVENT_MESSAGE_LOST = 6,
     // The session is over; the data is the reason, as text.
     SLIM_EVENT_SESSION_CLOSED = 7,
+    // This side does not follow an encrypted session any more; the data says why and what to do,
+    // as text.
+    SLIM_EVENT_ENCRYPTION_LOST = 8,
 } slim_message_kind;
 
 // A named participant on a node, with an identity.
@@ -222,14 +226,15 @@ typedef struct {
     int32_t direction;
     // 1: events come out of slim_session_receive(), too. Default: 0, no.
     int32_t events;
-    // 1: encrypted end to end with MLS. Default: 0, no. Not in this version.
+    // 1: encrypted end to end with MLS: nodes on the way see who talks to whom, but not what.
+    // Default: 0, no.
     int32_t mls;
     // How often an unacknowledged message is sent again; -1 for never. Default: 10.
     int32_t max_retries;
     // Milliseconds between two tries, 1 to 3600000. Default: 1000.
     uint32_t retry_interval_ms;
-    // Percent of received messages whose header is checked against its MLS copy; -1 for none.
-    // Default: 100. Not in this version.
+    // With MLS: percent of received messages whose header is checked against its encrypted copy;
+    // -1 for none. Default: 100.
     int32_t mls_header_check;
     // Key-value pairs that the peers see with the session.
     const slim_pair *metadata;
@@ -255,6 +260,10 @@ typedef struct {
     const slim_pair *metadata;
     // Number of pairs.
     size_t metadata_len;
+    // 1 if the session is encrypted end to end with MLS.
+    int32_t mls;
+    // With MLS: percent of received messages whose header is checked; -1 for none.
+    int32_t mls_header_check;
 } slim_session_fields;
 
 // How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
@@ -287,7 +296,7 @@ typedef struct {
     const char *destination;
     // What the sender says that the payload is.
     const char *payload_type;
-    // The sender's identity as its token proved it; "" if it was not checked.
+    // The sender's identity, proved by its keys in a session with MLS; else "".
     const char *identity;
     // The connection that it came over.
     uint64_t connection;
@@ -500,8 +509,8 @@ SLIM_API void slim_app_free(slim_app *app);
 // with nobody else in it; with anycast nobody is looked for before the first message.
 //
 // `options` may be NULL for a reliable point-to-point session.
-// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
-// up), LIMIT, CLOSED.
+// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, MLS (the peer cannot do it, or its keys are
+// refused), UNSUPPORTED, TIMEOUT (the attempt is given up), LIMIT, CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_open(slim_app *app,
@@ -595,8 +604,9 @@ SLIM_API int32_t slim_session_fd(slim_session *session);
 // may have an ID; without one, any instance of that name is invited.
 // Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
 // NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
-// valid answered), LIMIT (the group has as many members, or as many changes that wait, as it may
-// have), TIMEOUT (the invitation is taken back), CLOSED.
+// valid answered), MLS (it cannot do MLS, or its keys are refused), LIMIT (the group has as many
+// members, or as many changes that wait, as it may have), TIMEOUT (the invitation is taken back),
+// CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_invite(slim_session *session,
@@ -639,8 +649,8 @@ slim_status slim_session_remove_start(slim_session *session,
 SLIM_API SLIM_CHECKED slim_status slim_session_suspend(slim_session *session, int32_t timeout_ms);
 
 // Comes back after slim_session_suspend(), and waits until the other members know.
-// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), TIMEOUT (it goes
-// on), CLOSED.
+// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), MLS (the keys of
+// the group have changed, and its moderator gives no new ones), TIMEOUT (it goes on), CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_rejoin(slim_session *session, int32_t timeout_ms);
 
 // Gives out who takes part, this side first. Free the list with slim_participants_free().

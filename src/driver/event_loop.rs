@@ -22,6 +22,7 @@ use crate::clock::Now;
 use crate::config::ServerConfig;
 use crate::error::{Error, Result};
 use crate::limits;
+use crate::mls;
 use crate::node::{AcceptOptions, Node, Output, TransportId, Value};
 use crate::session::{AppId, OpId, SessionKey};
 
@@ -151,7 +152,7 @@ impl NodeHandle {
             drop(ended);
         };
         let thread = std::thread::Builder::new().name("slim-io".to_owned());
-        let thread = without_signals(|| thread.spawn(work));
+        let thread = without_signals(|| thread.spawn(|| mls::work_alone(work)));
         Ok(NodeHandle { shared, thread: Mutex::new(Some(thread.map_err(io)?)) })
     }
 

@@ -29,8 +29,8 @@ pub enum slim_message_kind {
     SLIM_EVENT_MESSAGE_LOST = 6,
     /// The session is over; the data is the reason, as text.
     SLIM_EVENT_SESSION_CLOSED = 7,
-    /// This side does not follow an encrypted session any more; the data says why and what to do, as
-    /// text.
+    /// This side does not follow an encrypted session any more; the data says why and what to do,
+    /// as text.
     SLIM_EVENT_ENCRYPTION_LOST = 8,
 }
 
@@ -71,7 +71,7 @@ pub struct slim_message_fields {
     pub destination: *const c_char,
     /// What the sender says that the payload is.
     pub payload_type: *const c_char,
-    /// The sender's identity as its token proved it; "" if it was not checked.
+    /// The sender's identity, proved by its keys in a session with MLS; else "".
     pub identity: *const c_char,
     /// The connection that it came over.
     pub connection: u64,
@@ -128,7 +128,7 @@ impl slim_message {
     fn data(&self) -> &[u8] {
         match &self.item {
             Item::Message(message) => &message.payload,
-            Item::Event(Event::Closed(reason)) => reason.as_bytes(),
+            Item::Event(Event::Closed(reason) | Event::EncryptionLost(reason)) => reason.as_bytes(),
             Item::Event(_) => &[],
         }
     }

@@ -107,6 +107,10 @@ pub struct slim_session_fields {
     pub metadata: *const slim_pair,
     /// Number of pairs.
     pub metadata_len: usize,
+    /// 1 if the session is encrypted end to end with MLS.
+    pub mls: i32,
+    /// With MLS: percent of received messages whose header is checked; -1 for none.
+    pub mls_header_check: i32,
 }
 
 /// How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
@@ -127,8 +131,8 @@ pub struct slim_publish_options {
 /// with nobody else in it; with anycast nobody is looked for before the first message.
 ///
 /// `options` may be NULL for a reliable point-to-point session.
-/// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, UNSUPPORTED, TIMEOUT (the attempt is given
-/// up), LIMIT, CLOSED.
+/// Errors: INVALID_ARGUMENT, INVALID_NAME, NO_ROUTE, MLS (the peer cannot do it, or its keys are
+/// refused), UNSUPPORTED, TIMEOUT (the attempt is given up), LIMIT, CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -281,6 +285,11 @@ pub unsafe extern "C" fn slim_session_view(
                 destination: session.destination.as_ptr(),
                 metadata: session.metadata.pointer(),
                 metadata_len: session.metadata.pairs.len(),
+                mls: i32::from(known.mls.is_some()),
+                mls_header_check: known.mls.map_or(0, |mls| match mls.header_check {
+                    0 => -1,
+                    percent => i32::try_from(percent).unwrap_or(100),
+                }),
             });
         }
         Ok(())
@@ -486,8 +495,9 @@ pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
 /// may have an ID; without one, any instance of that name is invited.
 /// Errors: INVALID_NAME, INVALID_ARGUMENT (this app itself), EXISTS (it is in the group),
 /// NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
-/// valid answered), LIMIT (the group has as many members, or as many changes that wait, as it may
-/// have), TIMEOUT (the invitation is taken back), CLOSED.
+/// valid answered), MLS (it cannot do MLS, or its keys are refused), LIMIT (the group has as many
+/// members, or as many changes that wait, as it may have), TIMEOUT (the invitation is taken back),
+/// CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -593,8 +603,8 @@ pub unsafe extern "C" fn slim_session_suspend(
 }
 
 /// Comes back after slim_session_suspend(), and waits until the other members know.
-/// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), TIMEOUT (it goes
-/// on), CLOSED.
+/// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), MLS (the keys of
+/// the group have changed, and its moderator gives no new ones), TIMEOUT (it goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.

@@ -18,8 +18,9 @@
 //! does not use it. aws-lc draws the randomness inside signatures itself.
 //!
 //! **Threads.** None is started. rayon, which OpenMLS uses, is confined to the calling thread, so a
-//! forked child may go on. For this each thread that ever calls in here keeps a few kilobytes of
-//! rayon's until the process ends.
+//! forked child may go on. A thread whose whole work is done with [`work_alone`] leaves nothing behind;
+//! of each other thread that ever calls in here, a few kilobytes of rayon's stay until the process
+//! ends.
 
 mod error;
 mod hpke;
@@ -43,6 +44,7 @@ use openmls::prelude::{
 use openmls_traits::OpenMlsProvider;
 
 pub use error::Error;
+pub use provider::work_alone;
 use provider::{suite, IdentitySigner, Provider};
 use storage::Storage;
 

@@ -37,6 +37,29 @@ thread_local! {
         ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().ok();
 }
 
+/// Does the whole work of a thread, alone in this sense. Nothing of rayon's is left of it when it
+/// ends, other than of threads that come to this without.
+pub fn work_alone(work: impl FnOnce() + Send + 'static) {
+    let mut worker = None;
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(1)
+        .panic_handler(|_| ())
+        .spawn_handler(|thread| {
+            worker = Some(thread);
+            Ok(())
+        })
+        .build();
+    match (pool, worker) {
+        (Ok(pool), Some(worker)) => {
+            pool.spawn(work);
+            // It ends with what it has to do.
+            drop(pool);
+            worker.run();
+        }
+        _ => work(),
+    }
+}
+
 /// Borrowed for one operation.
 pub(super) struct Provider<'a> {
     crypto: Crypto<'a>,

@@ -120,7 +120,7 @@ pub struct ReceivedMessage {
     pub metadata: BTreeMap<String, String>,
     /// The payload.
     pub payload: Bytes,
-    /// The sender's subject as its token proved it; empty where nothing was proved.
+    /// The sender's identity string, proved by its keys in an encrypted session; else empty.
     pub identity: String,
     /// The connection that it came over.
     pub connection: ConnectionId,

@@ -34,6 +34,8 @@ int main(void)
     FIELD(slim_session_fields, destination);
     FIELD(slim_session_fields, metadata);
     FIELD(slim_session_fields, metadata_len);
+    FIELD(slim_session_fields, mls);
+    FIELD(slim_session_fields, mls_header_check);
     STRUCT(slim_publish_options);
     FIELD(slim_publish_options, size);
     FIELD(slim_publish_options, payload_type);
@@ -91,5 +93,6 @@ int main(void)
     NUMBER(SLIM_EVENT_CONNECTION_BACK);
     NUMBER(SLIM_EVENT_MESSAGE_LOST);
     NUMBER(SLIM_EVENT_SESSION_CLOSED);
+    NUMBER(SLIM_EVENT_ENCRYPTION_LOST);
     return 0;
 }

@@ -176,7 +176,7 @@ static void ranges(struct talk *talk)
     FIELD(events, 1, SLIM_OK, "");
     FIELD(events, 2, SLIM_ERR_INVALID_ARGUMENT, "options.events is 2");
     FIELD(mls, -1, SLIM_ERR_INVALID_ARGUMENT, "options.mls is -1");
-    FIELD(mls, 1, SLIM_ERR_UNSUPPORTED, "options.mls");
+    FIELD(mls, 1, SLIM_OK, "");
     FIELD(mls, 2, SLIM_ERR_INVALID_ARGUMENT, "options.mls is 2");
     FIELD(max_retries, -2, SLIM_ERR_INVALID_ARGUMENT, "options.max_retries is -2");
     FIELD(max_retries, -1, SLIM_OK, "");
@@ -184,6 +184,8 @@ static void ranges(struct talk *talk)
     FIELD(retry_interval_ms, 3600000, SLIM_OK, "");
     FIELD(retry_interval_ms, 3600001, SLIM_ERR_INVALID_ARGUMENT, "retry interval of 3600.001s");
     FIELD(mls_header_check, -2, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is -2");
+    FIELD(mls_header_check, -1, SLIM_OK, "");
+    FIELD(mls_header_check, 100, SLIM_OK, "");
     FIELD(mls_header_check, 101, SLIM_ERR_INVALID_ARGUMENT, "options.mls_header_check is 101");
     FIELD(metadata_len, 1, SLIM_ERR_INVALID_ARGUMENT, "metadata_len is 1");
 }
@@ -293,6 +295,55 @@ static void metadata(struct talk *talk)
     SAYS("options.payload_type");
 }
 
+/* Encrypted sessions: who takes part knows it, and who the sender is. */
+static void mls(struct talk *talk)
+{
+    static const struct {
+        int32_t given, known;
+    } percents[] = {{0, 100}, {-1, -1}, {40, 40}};
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *ours = NULL, *theirs = NULL;
+    slim_message *message = NULL;
+
+    for (size_t i = 0; i < sizeof percents / sizeof *percents; i++) {
+        slim_session_fields known = SLIM_SESSION_FIELDS_INIT;
+        slim_message_fields fields = SLIM_MESSAGE_FIELDS_INIT;
+        options.mls = 1;
+        options.mls_header_check = percents[i].given;
+        open_between(talk->alice, talk->bob, &options, &ours, &theirs);
+        OK(slim_session_view(ours, &known));
+        CHECK(known.mls == 1 && known.mls_header_check == percents[i].known);
+        OK(slim_session_view(theirs, &known));
+        CHECK(known.mls == 1 && known.mls_header_check == percents[i].known);
+        say(ours, "secret");
+        OK(slim_session_receive(theirs, PATIENCE, &message));
+        OK(slim_message_view(message, &fields));
+        CHECK(fields.data_len == 6 && memcmp(fields.data, "secret", 6) == 0);
+        CHECK(strncmp(fields.identity, "org/ns/alice_", 13) == 0);
+        slim_message_free(message);
+        say(theirs, "answer");
+        hear(ours, "answer");
+        slim_session_free(ours);
+        slim_session_free(theirs);
+        message = NULL;
+        ours = theirs = NULL;
+    }
+    open_between(talk->alice, talk->bob, NULL, &ours, &theirs);
+    {
+        slim_session_fields known = SLIM_SESSION_FIELDS_INIT;
+        slim_message_fields fields = SLIM_MESSAGE_FIELDS_INIT;
+        OK(slim_session_view(theirs, &known));
+        CHECK(known.mls == 0 && known.mls_header_check == 0);
+        say(ours, "open");
+        OK(slim_session_receive(theirs, PATIENCE, &message));
+        OK(slim_message_view(message, &fields));
+        CHECK(strcmp(fields.identity, "") == 0);
+    }
+    slim_message_free(message);
+    slim_session_free(ours);
+    slim_session_free(theirs);
+}
+
 int main(void)
 {
     struct talk talk;
@@ -302,6 +353,7 @@ int main(void)
     ranges(&talk);
     kinds(&talk);
     metadata(&talk);
+    mls(&talk);
     talk_end(&talk);
     return 0;
 }

@@ -5,7 +5,6 @@
 /* Nothing in C can provoke these in this version. */
 static const int32_t not_provoked[] = {
     SLIM_ERR_TLS, /* there is no TLS */
-    SLIM_ERR_MLS, /* there is no MLS */
 };
 
 /* Needs a bug, which a release has not: "bug" on the command line says that this is none. */
@@ -78,7 +77,10 @@ static void arguments_and_config(struct talk *talk)
 static void sessions(struct talk *talk)
 {
     static char big[5 * 1024 * 1024];
-    slim_session_options secret = SLIM_SESSION_OPTIONS_INIT;
+    struct {
+        slim_session_options known;
+        uint64_t more;
+    } later = {SLIM_SESSION_OPTIONS_INIT, 1};
     slim_session *session = POISON;
     slim_message *message = POISON;
     slim_op *op = NULL;
@@ -92,9 +94,9 @@ static void sessions(struct talk *talk)
     PROVOKE(SLIM_ERR_NO_ROUTE,
             slim_session_open(talk->alice, NULL, "org/ns/nobody", PATIENCE, &session),
             "org/ns/nobody");
-    secret.mls = 1;
-    PROVOKE(SLIM_ERR_UNSUPPORTED, slim_session_open(talk->alice, &secret, "org/ns/g", 0, &session),
-            "options.mls");
+    later.known.size = sizeof later;
+    PROVOKE(SLIM_ERR_UNSUPPORTED,
+            slim_session_open(talk->alice, &later.known, "org/ns/g", 0, &session), "options");
     CHECK(session == POISON && message == POISON);
 
     /* The queue is full at last, since Bob has no chance to acknowledge all that at once. */
@@ -172,6 +174,38 @@ static void groups(struct talk *talk)
     slim_session_free(bobs);
     slim_session_free(group);
     slim_app_free(other);
+}
+
+/* An app that is in an encrypted group wants to be in it once more, under another name. */
+static void encrypted(void)
+{
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    slim_session *group = NULL, *bobs = NULL;
+    slim_node *hub, *node = NULL, *other = NULL;
+    slim_app *alice, *bob = NULL;
+    uint64_t connection = 0;
+    char endpoint[64], alias[128];
+
+    hub = server(endpoint);
+    alice = peer("org/ns/alice", endpoint, &node);
+    OK(slim_node_new(NULL, &other));
+    OK(slim_app_new_with_secret(other, "org/ns/bob", SECRET, &bob));
+    OK(slim_app_connect(bob, endpoint, PATIENCE, &connection));
+    options.kind = SLIM_SESSION_GROUP;
+    options.mls = 1;
+    OK(slim_session_open(alice, &options, "org/ns/secret", PATIENCE, &group));
+    OK(slim_session_invite(group, "org/ns/bob", PATIENCE));
+    OK(slim_app_accept(bob, PATIENCE, &bobs));
+    OK(slim_app_subscribe(bob, "org/ns/robert", connection, PATIENCE));
+    snprintf(alias, sizeof alias, "org/ns/robert%s", strrchr(slim_app_name(bob), '/'));
+    PROVOKE(SLIM_ERR_MLS, slim_session_invite(group, alias, PATIENCE), "in the MLS group already");
+    slim_session_free(bobs);
+    slim_session_free(group);
+    slim_app_free(alice);
+    slim_app_free(bob);
+    slim_node_free(node);
+    slim_node_free(other);
+    slim_node_free(hub);
 }
 
 static void limits(struct talk *talk)
@@ -453,6 +487,7 @@ int main(int argc, char **argv)
     groups(&talk);
     sessions(&talk);
     talk_end(&talk);
+    encrypted();
     refused();
     if (has_bug)
         bug();

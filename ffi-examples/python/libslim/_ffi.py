@@ -45,6 +45,7 @@ SLIM_EVENT_CONNECTION_LOST = 4
 SLIM_EVENT_CONNECTION_BACK = 5
 SLIM_EVENT_MESSAGE_LOST = 6
 SLIM_EVENT_SESSION_CLOSED = 7
+SLIM_EVENT_ENCRYPTION_LOST = 8
 
 slim_log_fn = c.CFUNCTYPE(None, c.c_void_p, c.c_int32, c.c_char_p, c.c_char_p)
 
@@ -83,6 +84,8 @@ class slim_session_fields(c.Structure):
         ("destination", c.c_char_p),
         ("metadata", c.POINTER(slim_pair)),
         ("metadata_len", c.c_size_t),
+        ("mls", c.c_int32),
+        ("mls_header_check", c.c_int32),
     ]
 
 

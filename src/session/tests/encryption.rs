@@ -516,8 +516,8 @@ fn commits_that_came_too_early_are_bounded() {
         assert_eq!(crowd.invite(at), Ok(()));
     }
     crowd.copies = Box::new(|from, to, m| {
-        let kept = (to == 1 && kind(m) == T::GroupUpdate)
-            || (from == 1 && kind(m) == T::RejoinRequest);
+        let kept =
+            (to == 1 && kind(m) == T::GroupUpdate) || (from == 1 && kind(m) == T::RejoinRequest);
         usize::from(!kept)
     });
     for _ in 0..limits::MLS_EARLY_COMMITS / 2 + 2 {
