@@ -106,7 +106,8 @@ fn the_loss_or_repetition_of_any_one_message_is_repaired() {
 
 #[test]
 fn spec03_30_a_changed_header_is_noticed_as_often_as_it_is_compared() {
-    let changes: [(&str, fn(&mut Message)); 5] = [
+    type Damage = (&'static str, fn(&mut Message));
+    let changes: [Damage; 5] = [
         ("destination", |m| {
             let name = header(m).source.clone();
             header(m).destination = name;
