@@ -118,9 +118,7 @@
 //!
 //! # What comes next, and where its place is
 //!
-//! Groups: the roster, the moderator's task queue and the requests know several members already;
-//! `Kind::Group` is refused until its messages are there. MLS: data is sealed between the session
-//! and `App::finish`, by `mls::Group`. TLS: between `driver/socket.rs` and the link. JWT: one more
+//! TLS: between `driver/socket.rs` and the link. JWT: one more
 //! [`identity::Provider`] and [`identity::Verifier`]. The publish buffer goes behind
 //! `Command::Publish`, the flow cache behind [`wire::Frame::verify`] and [`wire::Frame::encode`].
 

@@ -280,11 +280,13 @@ fn every_language_talks_to_every_other() {
         for to in &languages {
             let name = format!("org/all/{from:?}-to-{to:?}");
             let mut command = point_to_point(*from, &name, port);
-            // Anycast as well as reliable.
+            // Anycast, as well as reliable and encrypted.
             command.args(["--message", "x", "--iterations", "1"]);
             command.arg("--remote").arg(format!("org/all/to-{to:?}"));
-            if from != to {
+            if *from == C && from != to {
                 command.arg("--sticky");
+            } else if from != to {
+                command.arg("--enable-mls");
             }
             senders.push(Process::start(&name, &mut command));
         }
@@ -522,13 +524,17 @@ fn a_group_program_goes_on_without_input() {
 #[test]
 fn one_group_of_all_languages() {
     let (_node, port) = node(&mut slim());
-    for moderating in languages() {
+    let encrypted = languages().into_iter().map(|language| (language, true));
+    for (moderating, mls) in encrypted.chain([(CheckedC, false)]) {
         let of = |language: Language| format!("org/{moderating:?}/{language:?}");
         let mut all: Vec<Process> =
             languages().into_iter().map(|member| invited(member, &of(member), port)).collect();
         let names: Vec<String> = languages().into_iter().map(of).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let command = multicast(moderating, &format!("org/{moderating:?}/moderator"), port);
+        let mut command = multicast(moderating, &format!("org/{moderating:?}/moderator"), port);
+        if mls {
+            command.arg("--enable-mls");
+        }
         all.push(inviting(command, &format!("org/{moderating:?}/chat"), &names));
         for speaker in 0..all.len() {
             let text = format!("from {speaker} of {moderating:?}");
@@ -551,7 +557,9 @@ fn c_moderates_the_published_package() {
     let mut theirs = Process::start("theirs", &mut theirs);
     theirs.wait_for("ready", |line| line.contains("\"ready\""));
     let mut ours = invited(C, "org/mix/ours", port);
-    let command = multicast(CheckedC, "org/mix/moderator", port);
+    // The moderator's choice is that of all.
+    let mut command = multicast(CheckedC, "org/mix/moderator", port);
+    command.arg("--enable-mls");
     let mut moderator = inviting(command, "org/mix/chat", &["org/mix/theirs", "org/mix/ours"]);
     moderator.tell("hello");
     has_heard(&ours, "hello", 1);
@@ -610,7 +618,6 @@ fn what_is_wrong_is_said_in_one_line() {
             2,
             "! Error: Invalid value for '--iterations': 'x' is not a valid integer.",
         ),
-        (with(&["--enable-mls"]), 2, "! Error: --enable-mls is not in this version of libslim."),
         (with(&["--enable-opentelemetry"]), 2, "! Error: --enable-opentelemetry is not in this"),
         (with(&["--jwt", "x"]), 2, "! Error: --jwt is not in this version of libslim."),
         (with(&["--bundle", "x"]), 2, "! Error: --bundle is not in this version of libslim."),
@@ -660,10 +667,11 @@ fn what_is_wrong_is_said_in_one_line() {
         }
         // H10: every option is a variable, too.
         let mut command = example(language, "point_to_point");
-        command.env("SLIM_LOCAL", "org/ns/x").env("SLIM_ENABLE_MLS", "true");
+        command.env("SLIM_LOCAL", "org/ns/x").env("SLIM_ENABLE_OPENTELEMETRY", "true");
         let mut process = Process::start("p2p", &mut command);
         assert_eq!(process.wait(), 2);
-        assert!(process.output().contains("--enable-mls is not"), "{}", process.output());
+        let output = process.output();
+        assert!(output.contains("--enable-opentelemetry is not"), "{output}");
     }
 }
 

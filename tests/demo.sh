@@ -104,7 +104,7 @@ for process in $receivers; do
 done
 receivers=
 
-# A group of programs in all languages. What each is to say comes through a pipe.
+# A group of programs in all languages, encrypted end to end. What each is to say comes through a pipe.
 number=0
 for member in $languages; do
     mkfifo "$log.$member.in"
@@ -122,11 +122,11 @@ for member in $languages; do
     set -- "$@" --invites "org/demo/$member-member"
     number=$((number + 1))
 done
-(before=exec; example C multicast "$@" --remote org/demo/chat) <>"$log.C.in" >"$log.C" 2>&1 &
+(before=exec; example C multicast "$@" --remote org/demo/chat --enable-mls) <>"$log.C.in" >"$log.C" 2>&1 &
 moderator=$!
 members="$members $moderator"
 lines "$log.C" 'has joined' $number $moderator
-sed -n 's/.*-> \(org[^ ]* has joined\)/C:        \1 org\/demo\/chat/p' "$log.C"
+sed -n 's/.*-> \(org[^ ]* has joined\)/C:        \1 org\/demo\/chat, encrypted end to end/p' "$log.C"
 for from in $languages; do
     echo "hello from $from" >"$log.$from.in"
     for to in $languages; do

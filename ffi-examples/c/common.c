@@ -92,6 +92,7 @@ static void usage(const char *program)
            "    Without --message it receives and replies.\n"
            "  multicast: [--invites NAME]...\n"
            "    With --remote and --invites it is the moderator of the group --remote.\n"
+           "With --enable-mls whoever opens the session encrypts it end to end.\n"
            "Names are organization/namespace/service.\n"
            "Each option can also be given as SLIM_LOCAL, SLIM_SHARED_SECRET and so on.\n",
            program);
@@ -138,8 +139,6 @@ options read_options(int argc, char **argv)
         wrong("Got unexpected extra argument (%s)", argv[optind]);
     if (!given[LOCAL])
         wrong("Missing option '--local'.");
-    if (given[MLS] && is_true("--enable-mls", given[MLS]))
-        refuse("--enable-mls");
     if (given[OTEL] && is_true("--enable-opentelemetry", given[OTEL]))
         refuse("--enable-opentelemetry");
     for (at = JWT; at <= AUDIENCE; at++)
@@ -155,6 +154,7 @@ options read_options(int argc, char **argv)
     o.iterations = given[ITERATIONS] ? number("--iterations", given[ITERATIONS]) : 2;
     o.shared_secret = given[SHARED_SECRET];
     o.sticky = given[STICKY] && is_true("--sticky", given[STICKY]);
+    o.enable_mls = given[MLS] && is_true("--enable-mls", given[MLS]);
     return o;
 }
 

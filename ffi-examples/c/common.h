@@ -16,6 +16,7 @@ typedef struct {
     const char *shared_secret; /* at least 32 bytes */
     long iterations;
     int sticky;
+    int enable_mls;
     const char *invites[MAX_INVITES];
     int invites_len;
 } options;

@@ -179,6 +179,8 @@ static int hear(void)
             TELL("-> %s does not answer", got.source);
         else if (got.kind == SLIM_EVENT_PEER_ONLINE)
             TELL("-> %s is back", got.source);
+        else if (got.kind == SLIM_EVENT_ENCRYPTION_LOST)
+            TELL("-> %.*s", (int)got.data_len, (const char *)got.data);
         slim_message_free(message);
     }
     if (st == SLIM_ERR_TIMEOUT)
@@ -197,6 +199,7 @@ static slim_status create(const options *o, uint64_t connection)
     say(local, "Creating new multicast sessions...");
     how.kind = SLIM_SESSION_GROUP;
     how.events = 1;
+    how.mls = o->enable_mls;
     how.max_retries = RETRIES;
     how.retry_interval_ms = RETRY_MS;
     if ((st = slim_session_open(app, &how, o->remote, CLOSE_MS, &session)))

@@ -15,8 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* With --sticky one instance gets every message, with five more tries, every five seconds. Without,
- * each message goes to any instance, once. A reply may take as long as all tries. */
+/* With --sticky, or encrypted, one instance gets every message, with five more tries, every five
+ * seconds. Else each message goes to any instance, once. A reply may take as long as all tries. */
 #define RETRIES 5
 #define RETRY_MS 5000
 #define REPLY_MS ((RETRIES + 1) * RETRY_MS)
@@ -121,7 +121,7 @@ static slim_status ask(slim_session *session, const options *o, long i)
     if (st)
         return st;
     say(id, "Sent message %s - %ld/%ld:", o->message, i + 1, o->iterations);
-    /* Whether it arrived, with --sticky; without, whether it is on its way. */
+    /* Whether it arrived, where one instance gets all; else whether it is on its way. */
     if ((st = slim_session_flush(session, REPLY_MS + RETRY_MS)) ||
         (st = slim_session_receive(session, REPLY_MS, &message)))
         return st;
@@ -138,7 +138,8 @@ static int send_messages(slim_app *app, const options *o, uint64_t connection)
     slim_session *session = NULL;
     slim_status st;
 
-    if (o->sticky) {
+    if (o->sticky || o->enable_mls) {
+        how.mls = o->enable_mls;
         how.max_retries = RETRIES;
         how.retry_interval_ms = RETRY_MS;
     } else {

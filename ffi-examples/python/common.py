@@ -53,7 +53,7 @@ def parse_options():
     parser.option("shared-secret", metavar="SECRET", help="32 bytes or more, the same for all")
     parser.option("sticky", action="store_true", help="one instance for all messages, reliably")
     parser.option("invites", action="append", metavar="NAME", help="whom to invite; repeatable")
-    parser.option("enable-mls", action="store_true", help=argparse.SUPPRESS)
+    parser.option("enable-mls", action="store_true", help="encrypt the session end to end")
     parser.option("enable-opentelemetry", action="store_true", help=argparse.SUPPRESS)
     for name in ("jwt", "bundle", "audience"):
         parser.option(name, help=argparse.SUPPRESS)
@@ -61,7 +61,7 @@ def parse_options():
     options.invites = options.invites or parser.variables["invites"]
     if options.local is None:
         wrong("Missing option '--local'.")
-    for name in ("enable-mls", "enable-opentelemetry", "jwt", "bundle", "audience"):
+    for name in ("enable-opentelemetry", "jwt", "bundle", "audience"):
         if getattr(options, name.replace("-", "_")):
             wrong(f"--{name} is not in this version of libslim.")
     try:

@@ -96,6 +96,8 @@ class Member:
                     self.tell(f"-> Received message from {self.session.id}: {text}")
                 elif message.kind in EVENTS:
                     self.tell(f"-> {message.source} {EVENTS[message.kind]}")
+                elif message.kind == Kind.ENCRYPTION_LOST:
+                    self.tell(f"-> {message.data.decode()}")
         except libslim.TimeoutError:
             return True
         except libslim.SlimError as error:
@@ -136,6 +138,7 @@ def main():
                     PATIENCE,
                     group=True,
                     events=True,
+                    mls=options.enable_mls,
                     max_retries=RETRIES,
                     retry_interval=RETRY_INTERVAL,
                 )

@@ -56,8 +56,9 @@ def receive(app, local):
 def send(app, connection, options):
     """Sends the message, waits for the reply, and again."""
     app.set_route(options.remote, connection)
-    if options.sticky:
+    if options.sticky or options.enable_mls:
         how = {"max_retries": RETRIES, "retry_interval": RETRY_INTERVAL}
+        how["mls"] = options.enable_mls
     else:
         # Each message goes to any instance, once.
         how = {"reliable": False, "anycast": True}

@@ -3,7 +3,7 @@
 //! Every message that leaves is given its header, token and signatures here; every control message
 //! that arrives is verified here before a session sees it (spec 03 section 3, spec 04 section 7).
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use super::anycast::Anycast;
@@ -420,14 +420,14 @@ impl App {
                 return log::debug!("session {id}: another type of session, dropped");
             }
             if !self.is_invited_anew(id, &message, &incoming, cx) {
-                return self.handle_in_session(id, &message, incoming, cx);
+                return self.handle_in_session(id, message, incoming, cx);
             }
         }
         match incoming.kind {
             SessionMessageType::DiscoveryRequest => {
                 self.on_discovery(&message, header, &incoming, cx);
             }
-            SessionMessageType::JoinRequest => self.on_invitation(&message, header, incoming, cx),
+            SessionMessageType::JoinRequest => self.on_invitation(message, header, incoming, cx),
             _ => self.on_unknown_session(id, &incoming, cx.now.mono),
         }
     }
@@ -470,13 +470,13 @@ impl App {
     fn handle_in_session(
         &mut self,
         id: u32,
-        message: &Message,
+        message: Message,
         mut incoming: Incoming,
         cx: &mut Context<'_>,
     ) {
         let control = incoming.kind.is_control();
         if control {
-            if let Err(error) = self.verify(message, &incoming.source, cx.now) {
+            if let Err(error) = self.verify(&message, &incoming.source, cx.now) {
                 let (kind, source) = (incoming.kind, &incoming.source);
                 return log::warn!("session {id}: {kind:?} from {source} was dropped: {error}");
             }
@@ -511,6 +511,7 @@ impl App {
         }
         let this = control.then(|| (incoming.source.clone(), incoming.kind, incoming.message_id));
         let party = control && entry.session.is_party(&incoming.source);
+        incoming.take_body(message);
         let taken = entry.session.handle_message(incoming, cx);
         // What was not taken may come again; strangers change nothing.
         if let Some((source, kind, message_id)) = this.filter(|_| taken) {
@@ -584,9 +585,9 @@ impl App {
 
     fn on_invitation(
         &mut self,
-        message: &Message,
+        message: Message,
         header: SessionHeader,
-        incoming: Incoming,
+        mut incoming: Incoming,
         cx: &mut Context<'_>,
     ) {
         let id = header.session_id;
@@ -594,7 +595,7 @@ impl App {
         if !self.is_for_us(&incoming.destination) || !exact {
             return log::debug!("an invitation of {} was dropped", incoming.destination);
         }
-        let verified = match self.verify(message, &incoming.source, cx.now) {
+        let verified = match self.verify(&message, &incoming.source, cx.now) {
             Ok(verified) => verified,
             Err(error) => {
                 return log::warn!("an invitation of {} was dropped: {error}", incoming.source);
@@ -612,6 +613,7 @@ impl App {
         for answered in self.answered.iter_mut() {
             answered.joined |= answered.source == source && answered.session_id == id;
         }
+        incoming.take_body(message);
         let (me, direction) = (incoming.destination.clone(), self.direction);
         let subject = &verified.claims.subject;
         let invited =
@@ -891,7 +893,8 @@ impl Envelope {
     }
 }
 
-/// Takes a Publish apart. `None`: something is missing.
+/// Reads the headers of a Publish; what it carries stays in it for [`Incoming::take_body`]. `None`:
+/// something is missing.
 fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, Incoming)> {
     let Some(MessageType::Publish(publish)) = &message.message_type else {
         return None;
@@ -903,8 +906,8 @@ fn read(message: &Message, connection: ConnectionId) -> Option<(SessionHeader, I
         source: Name::from_wire(header.source.as_ref()?)?,
         destination: Name::from_wire(header.destination.as_ref()?)?,
         message_id: session.message_id,
-        metadata: message.metadata.clone(),
-        content: publish.msg.as_ref().and_then(|content| content.content_type.clone()),
+        metadata: BTreeMap::new(),
+        content: None,
         error: header.error.is_some(),
         connection,
         repeated: false,

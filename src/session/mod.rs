@@ -40,7 +40,8 @@ use crate::limits;
 use crate::name::{EncodedName, Name};
 use crate::router::ConnectionId;
 use crate::wire::{
-    CommandPayload, CommandPayloadType, Content, ContentType, Empty, SessionMessageType,
+    CommandPayload, CommandPayloadType, Content, ContentType, Empty, Message, MessageType,
+    SessionMessageType,
 };
 use app::About;
 use arrived::Arrived;
@@ -310,6 +311,14 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
+    /// Takes what the message carries.
+    fn take_body(&mut self, message: Message) {
+        self.metadata = message.metadata;
+        if let Some(MessageType::Publish(publish)) = message.message_type {
+            self.content = publish.msg.and_then(|content| content.content_type);
+        }
+    }
+
     fn command(&self) -> Option<&CommandPayloadType> {
         match self.content.as_ref()? {
             ContentType::CommandPayload(command) => command.command_payload_type.as_ref(),

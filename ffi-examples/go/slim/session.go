@@ -21,6 +21,7 @@ type Session struct {
 	id          uint32
 	group       bool
 	initiator   bool
+	mls         bool
 	destination string
 	metadata    map[string]string
 }
@@ -38,6 +39,7 @@ func (s *Session) begin() (*Session, error) {
 	}
 	s.id, s.destination = uint32(fields.id), C.GoString(fields.destination)
 	s.group, s.initiator = fields.kind == C.SLIM_SESSION_GROUP, fields.initiator == 1
+	s.mls = fields.mls == 1
 	s.metadata = copied(fields.metadata, fields.metadata_len)
 	pointer := s.c
 	s.free = func() { C.slim_session_free(pointer) }
@@ -53,6 +55,9 @@ func (s *Session) Group() bool { return s.group }
 
 // Initiator says whether this side opened it; of a group it is the moderator then.
 func (s *Session) Initiator() bool { return s.initiator }
+
+// MLS says whether it is encrypted end to end.
+func (s *Session) MLS() bool { return s.mls }
 
 // Destination is the peer's or the group's name.
 func (s *Session) Destination() string { return s.destination }
@@ -73,6 +78,7 @@ const (
 	KindConnectionBack Kind = C.SLIM_EVENT_CONNECTION_BACK
 	KindMessageLost    Kind = C.SLIM_EVENT_MESSAGE_LOST
 	KindSessionClosed  Kind = C.SLIM_EVENT_SESSION_CLOSED
+	KindEncryptionLost Kind = C.SLIM_EVENT_ENCRYPTION_LOST
 )
 
 // A Message is what came in a session: copies, and what a reply needs.

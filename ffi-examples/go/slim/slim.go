@@ -214,6 +214,8 @@ type SessionOptions struct {
 	BestEffort    bool              // no acknowledgements, nothing sent again
 	Direction     Direction         // which way data goes at this side
 	Events        bool              // Receive gives events, too
+	MLS           bool              // encrypted end to end
+	HeaderCheck   int               // with MLS, percent of headers checked; 0: all, negative: none
 	MaxRetries    int               // 0: the default of 10; negative: never
 	RetryInterval time.Duration     // 0: the default of 1 s
 	Metadata      map[string]string // what the peer sees with the session
@@ -241,6 +243,10 @@ func (a *App) Open(ctx context.Context, destination string, options SessionOptio
 	if options.Events {
 		o.events = 1
 	}
+	if options.MLS {
+		o.mls = 1
+	}
+	o.mls_header_check = C.int32_t(max(options.HeaderCheck, -1))
 	o.max_retries = C.int32_t(options.MaxRetries)
 	if options.MaxRetries < 0 {
 		o.max_retries = -1

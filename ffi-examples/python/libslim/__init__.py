@@ -60,6 +60,8 @@ def session_options(
     group=False,
     anycast=False,
     direction="both",
+    mls=False,
+    mls_header_check=None,
 ):
     """What App.open() was told, for C."""
     options = _ffi.slim_session_options(c.sizeof(_ffi.slim_session_options))
@@ -71,6 +73,8 @@ def session_options(
     options.max_retries = 0 if max_retries is None else max_retries or -1
     options.retry_interval_ms = 0 if retry_interval is None else milliseconds(retry_interval)
     options.events = events
+    options.mls = mls
+    options.mls_header_check = 0 if mls_header_check is None else mls_header_check or -1
     options.metadata, options.metadata_len = pairs(metadata)
     return options
 
@@ -223,14 +227,27 @@ class App(Handle):
         group: bool = False,
         anycast: bool = False,
         direction: str = "both",
+        mls: bool = False,
+        mls_header_check: Optional[int] = None,
     ) -> "Session":
         """Opens a Session to an app and waits until it has joined.
 
         With `group` the destination is the name of a group, and others are invited into it. With
-        `anycast` each message goes to any instance of the app. `direction`: one of DIRECTIONS.
+        `anycast` each message goes to any instance of the app. `direction`: one of DIRECTIONS. With
+        `mls` the session is encrypted end to end; of so many percent of the messages, 100 if not
+        given, the header is checked against its encrypted copy.
         """
         options = session_options(
-            reliable, max_retries, retry_interval, metadata, events, group, anycast, direction
+            reliable,
+            max_retries,
+            retry_interval,
+            metadata,
+            events,
+            group,
+            anycast,
+            direction,
+            mls,
+            mls_header_check,
         )
         session, op = Session._open(self, options, destination)
         try:
@@ -276,6 +293,7 @@ class Kind(enum.IntEnum):
     CONNECTION_BACK = _ffi.SLIM_EVENT_CONNECTION_BACK
     MESSAGE_LOST = _ffi.SLIM_EVENT_MESSAGE_LOST
     SESSION_CLOSED = _ffi.SLIM_EVENT_SESSION_CLOSED
+    ENCRYPTION_LOST = _ffi.SLIM_EVENT_ENCRYPTION_LOST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +363,8 @@ class Session(Handle):
         self.group = fields.kind == _ffi.SLIM_SESSION_GROUP
         #: Whether this side opened it; of a group it is the moderator then.
         self.initiator = bool(fields.initiator)
+        #: Whether it is encrypted end to end.
+        self.mls = bool(fields.mls)
         #: This side's full name.
         self.source = fields.source.decode()
         #: The peer's or the group's name.

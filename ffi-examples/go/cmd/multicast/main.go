@@ -102,7 +102,10 @@ func (m *member) tell(format string, arguments ...any) {
 
 func (m *member) create(ctx context.Context, app *slim.App, connection uint64, o common.Options) error {
 	common.Say(m.local, "Creating new multicast sessions...")
-	how := slim.SessionOptions{Group: true, Events: true, MaxRetries: retries, RetryInterval: retryInterval}
+	how := slim.SessionOptions{
+		Group: true, Events: true, MLS: o.EnableMLS,
+		MaxRetries: retries, RetryInterval: retryInterval,
+	}
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var err error
@@ -177,6 +180,8 @@ func (m *member) hear(message *slim.Message, err error) bool {
 		m.tell("-> %s does not answer", message.Source)
 	case message.Kind == slim.KindPeerOnline:
 		m.tell("-> %s is back", message.Source)
+	case message.Kind == slim.KindEncryptionLost:
+		m.tell("-> %s", message.Data)
 	}
 	return true
 }

@@ -119,8 +119,8 @@ func serve(ctx context.Context, app *slim.App, session *slim.Session, local stri
 
 // send sends the message, waits for the reply, and again.
 func send(ctx context.Context, app *slim.App, connection uint64, o common.Options) error {
-	how := slim.SessionOptions{MaxRetries: retries, RetryInterval: retryInterval}
-	if !o.Sticky {
+	how := slim.SessionOptions{MLS: o.EnableMLS, MaxRetries: retries, RetryInterval: retryInterval}
+	if !o.Sticky && !o.EnableMLS {
 		// Each message goes to any instance, once.
 		how = slim.SessionOptions{BestEffort: true, Anycast: true}
 	}

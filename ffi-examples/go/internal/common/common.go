@@ -23,7 +23,7 @@ type Options struct {
 	Local, Remote, Slim, SharedSecret string
 	Message                           *string // nil: receive
 	Iterations                        int
-	Sticky                            bool
+	Sticky, EnableMLS                 bool
 	Invites                           []string
 }
 
@@ -78,7 +78,7 @@ func ReadOptions() Options {
 		return nil
 	})
 	sticky := flags.Bool("sticky", truth("sticky"), "one instance for all messages, reliably")
-	mls := flags.Bool("enable-mls", truth("enable-mls"), "not in this version")
+	mls := flags.Bool("enable-mls", truth("enable-mls"), "encrypt the session end to end")
 	telemetry := flags.Bool("enable-opentelemetry", truth("enable-opentelemetry"), "not in this version")
 	Parse(flags)
 
@@ -86,7 +86,7 @@ func ReadOptions() Options {
 		Wrong("Missing option '--local'.")
 	}
 	for option, given := range map[string]bool{
-		"--enable-mls": *mls, "--enable-opentelemetry": *telemetry, "--jwt": *texts["jwt"] != "",
+		"--enable-opentelemetry": *telemetry, "--jwt": *texts["jwt"] != "",
 		"--bundle": *texts["bundle"] != "", "--audience": *texts["audience"] != "",
 	} {
 		if given {
@@ -96,6 +96,7 @@ func ReadOptions() Options {
 	o := Options{
 		Local: *texts["local"], Remote: *texts["remote"], Slim: *texts["slim"],
 		SharedSecret: *texts["shared-secret"], Iterations: 2, Sticky: *sticky,
+		EnableMLS: *mls,
 	}
 	flags.Visit(func(f *flag.Flag) {
 		if f.Name == "message" {
