@@ -46,6 +46,9 @@ pub const RECEIVER_BYTES: usize = SESSION_BYTES;
 pub const GAP_BYTES: usize = 4 * RECEIVER_BYTES;
 /// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
 pub const RECEIVER_WINDOW: u32 = 512;
+/// So many messages that other members cannot have opened, and the keys of the group are renewed,
+/// long before the next message would be out of their reach.
+pub const MLS_UNHEARD_MESSAGES: u32 = MLS_SKIPPED_MESSAGES / 4;
 /// Epochs before the present one whose messages an encrypted group can still open.
 pub const MLS_PAST_EPOCHS: usize = 3;
 /// How far messages of one sender may overtake another, or be lost, for each to be opened still.
@@ -68,8 +71,6 @@ pub const MLS_REJOIN_PAUSE: Duration = Duration::from_secs(30);
 /// A place in an encrypted group gets a new token after this; or after two thirds of its token's
 /// life, if that is less.
 pub const MLS_REFRESH: Duration = Duration::from_secs(50 * 60);
-/// A new member's clock may be ahead by so much more than its key package allows: it is waited for.
-pub const MLS_CLOCK_WAIT: Duration = Duration::from_secs(60);
 /// Time between two heartbeats, and between two looks at who was silent.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Silent looks after which a peer counts as offline.

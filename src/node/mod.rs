@@ -162,6 +162,9 @@ pub struct Stats {
     pub held: usize,
     /// Messages that could not be forwarded, since the beginning.
     pub dropped: u64,
+    /// Messages of encrypted sessions of local apps that were dropped because they could not be
+    /// opened, or were not encrypted.
+    pub unreadable: u64,
 }
 
 /// One node.
@@ -643,6 +646,7 @@ impl Node {
             backlog: links().map(Link::backlog).sum(),
             held: links().map(Link::held).sum(),
             dropped: self.dropped,
+            unreadable: self.apps.values().map(|local| local.app.unreadable()).sum(),
         }
     }
 }

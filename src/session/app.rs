@@ -82,6 +82,8 @@ pub(crate) struct App {
     pub(super) timers: Timers<u32>,
     answered: VecDeque<Answered>,
     ended: VecDeque<EndedSession>,
+    /// Messages of sessions that are over which could not be opened.
+    unreadable: u64,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -139,6 +141,7 @@ impl App {
             timers: Timers::default(),
             answered: VecDeque::new(),
             ended: VecDeque::new(),
+            unreadable: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -797,6 +800,7 @@ impl App {
             return;
         };
         self.by_number.remove(&key.number);
+        self.unreadable += entry.session.unreadable();
         if let Some(reply) = last_reply {
             self.remember_end(&entry.session, reply);
         }
@@ -841,10 +845,12 @@ impl App {
             header.identity = token.to_string();
         }
         if about.sealed {
-            let id = about.session.and_then(|key| self.by_number.get(&key.number));
-            let entry = id.and_then(|id| self.sessions.get_mut(id));
-            let entry = entry.ok_or_else(|| Error::closed("session"))?;
-            return Ok(entry.session.seal(publish, cx)?);
+            let id = about.session.and_then(|key| self.by_number.get(&key.number)).copied();
+            let entry = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
+            let (id, entry) = entry.ok_or_else(|| Error::closed("session"))?;
+            entry.session.seal(publish, about.comes_again, cx)?;
+            self.settle(id);
+            return Ok(());
         }
         let kind =
             publish.session.map_or(SessionMessageType::Unspecified, |s| s.session_message_type());
@@ -852,6 +858,11 @@ impl App {
             sign_control(message, &*self.credentials.lock().provider)?;
         }
         Ok(())
+    }
+
+    /// Messages of encrypted sessions that could not be opened, and were dropped.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.unreadable + self.sessions.values().map(|e| e.session.unreadable()).sum::<u64>()
     }
 
     /// Whether nothing is left of any session.

@@ -143,6 +143,7 @@ impl Session {
 
     pub(super) fn on_ack(&mut self, message: &Incoming) {
         let mut out = Vec::new();
+        self.was_heard();
         self.sender.acked(message.message_id, &message.source, &mut out);
         self.handle_sender(out);
     }

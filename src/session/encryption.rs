@@ -70,6 +70,9 @@ pub(super) struct Encryption {
     told: bool,
     /// Data that could not be opened.
     refused: u64,
+    /// Messages in a row that were sealed and of which we do not know that all others have opened
+    /// one.
+    unheard: u32,
 }
 
 /// Data that waits for its keys.
@@ -116,6 +119,7 @@ impl Encryption {
             refresh: None,
             told: false,
             refused: 0,
+            unheard: 0,
         }
     }
 
@@ -272,21 +276,49 @@ impl Session {
         }
     }
 
-    /// Encrypts what a message carries. Its header is as it will be sent.
+    /// Encrypts what a message carries. Its header is as it will be sent; `repeated`: it was sent
+    /// before.
     pub(crate) fn seal(
         &mut self,
         publish: &mut Publish,
+        repeated: bool,
         cx: &mut Context<'_>,
     ) -> Result<(), mls::Error> {
         let Some(encryption) = &mut self.encryption else { return Ok(()) };
         let aad = publish_aad(publish).ok_or(mls::Error::Malformed("header"))?;
+        let fanout = publish.header.as_ref().map(|header| header.fanout);
         let content = publish.msg.as_mut().and_then(|content| content.content_type.as_mut());
         let Some(ContentType::AppPayload(payload)) = content else {
             return Err(mls::Error::Malformed("payload"));
         };
         let sealed = encryption.with_group(cx, |group, cx| group.seal(&payload.blob, aad, cx))?;
         payload.blob = sealed.into();
+        // In a group what goes to one member is unheard by the others; between two, what has to be
+        // repeated.
+        match self.config.kind {
+            Kind::Group if !repeated && fanout == Some(limits::FANOUT_ALL) => {
+                encryption.unheard = 0
+            }
+            Kind::PointToPoint if !repeated => {}
+            Kind::Group | Kind::PointToPoint => encryption.unheard += 1,
+        }
+        if encryption.unheard == limits::MLS_UNHEARD_MESSAGES {
+            encryption.unheard = 0;
+            self.renew(cx);
+        }
         Ok(())
+    }
+
+    /// The peer has opened a message.
+    pub(super) fn was_heard(&mut self) {
+        if let (Kind::PointToPoint, Some(encryption)) = (self.config.kind, &mut self.encryption) {
+            encryption.unheard = 0;
+        }
+    }
+
+    /// Data that could not be opened, so far.
+    pub(crate) fn unreadable(&self) -> u64 {
+        self.encryption.as_ref().map_or(0, |encryption| encryption.refused)
     }
 
     /// Opens what a message carries, and says whose it is. In a session that is not encrypted that is
@@ -319,15 +351,16 @@ impl Session {
                 let source = &message.source;
                 log::debug!("session {}: data of {source} was dropped: {error}", self.id);
                 if error == mls::Error::OutOfReach {
-                    self.lost_count(cx);
+                    self.renew(cx);
                 }
             }
         }
         None
     }
 
-    /// So much of one sender was missed that its keys cannot be computed: all need new ones.
-    fn lost_count(&mut self, cx: &mut Context<'_>) {
+    /// So much of one sender was missed, or could be, that its keys cannot be computed: all get new
+    /// ones.
+    fn renew(&mut self, cx: &mut Context<'_>) {
         match &self.role {
             Role::Moderator(_) => self.refresh_now(cx),
             Role::Participant(_) => {
@@ -616,7 +649,7 @@ impl Session {
                 self.take_update(&message, true, cx);
                 continue;
             };
-            match error.heals_after().filter(|wait| *wait <= limits::MLS_CLOCK_WAIT) {
+            match error.heals_after() {
                 Some(wait) => {
                     encryption.again = Some(cx.now.mono + wait);
                     encryption.early.insert(number, message);

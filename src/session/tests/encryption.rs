@@ -283,6 +283,90 @@ fn a_full_inbox_opens_nothing() {
     assert_eq!(pair.seen[1].messages, ["later"]);
 }
 
+/// So many messages of one side are lost.
+fn lose(pair: &mut Pair, from: usize, session: SessionKey, messages: usize) {
+    pair.copies = Box::new(move |at, m| usize::from(at != from || kind(m) != T::Msg));
+    for n in 0..messages {
+        pair.publish(from, session, &n.to_string());
+    }
+    pair.run(6 * T);
+    pair.copies = Box::new(|_, _| 1);
+}
+
+#[test]
+fn spec05_9_what_is_out_of_reach_brings_new_keys() {
+    for from in [0, 1] {
+        for (lost, reached) in
+            [(limits::MLS_SKIPPED_MESSAGES, true), (limits::MLS_SKIPPED_MESSAGES + 1, false)]
+        {
+            let mut pair = Pair::sealed();
+            let sessions = pair.open(false);
+            let sessions = [sessions.0, sessions.1];
+            lose(&mut pair, from, sessions[from], lost as usize);
+            pair.publish(from, sessions[from], "after");
+            assert_eq!(pair.seen[1 - from].messages.len(), usize::from(reached), "{lost}");
+            assert_eq!(pair.apps[1 - from].unreadable(), u64::from(!reached));
+            pair.run(2 * T);
+            pair.publish(from, sessions[from], "readable");
+            assert_eq!(pair.seen[1 - from].messages.last().unwrap(), "readable");
+        }
+    }
+}
+
+#[test]
+fn who_repeats_in_vain_renews_the_keys_before_they_are_out_of_reach() {
+    let messages = 340;
+    // All tries together would be out of reach.
+    assert!(messages * 4 > limits::MLS_SKIPPED_MESSAGES);
+    for from in [0, 1] {
+        let mut pair = Pair::sealed();
+        let sessions = pair.open(true);
+        let sessions = [sessions.0, sessions.1];
+        let before = pair.apps[0].fields(sessions[0]).unwrap().epoch;
+        lose(&mut pair, from, sessions[from], messages as usize);
+        assert!(pair.apps[0].fields(sessions[0]).unwrap().epoch > before);
+        pair.run(2 * limits::HEARTBEAT);
+        let op = pair.publish(from, sessions[from], "after");
+        pair.run(8 * T);
+        assert_eq!(pair.done[&op].1, Ok(()), "{from}");
+        assert_eq!(pair.apps[1 - from].unreadable(), 0, "{from}");
+    }
+    // And not where it is heard.
+    let mut pair = Pair::sealed();
+    let (ours, _) = pair.open(true);
+    let before = pair.apps[0].fields(ours).unwrap().epoch;
+    for n in 0..2 * limits::MLS_UNHEARD_MESSAGES {
+        pair.copies = first(T::Msg, 0);
+        pair.publish(0, ours, &n.to_string());
+        pair.run(T);
+    }
+    assert_eq!(pair.apps[0].fields(ours).unwrap().epoch, before);
+}
+
+#[test]
+fn what_goes_to_one_member_does_not_get_the_others_out_of_reach() {
+    let mut crowd = four(false);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    for from in [0, 1] {
+        let before = crowd.epoch(0);
+        for n in 0..limits::MLS_UNHEARD_MESSAGES - 1 {
+            crowd.publish_to(from, 1 - from, &n.to_string());
+        }
+        crowd.publish(from, "for all");
+        for n in 0..limits::MLS_UNHEARD_MESSAGES - 1 {
+            crowd.publish_to(from, 1 - from, &n.to_string());
+        }
+        crowd.run(T);
+        assert_eq!(crowd.epoch(0), before, "{from}");
+        crowd.publish_to(from, 1 - from, "one more");
+        crowd.run(T);
+        assert!(crowd.epoch(0) > before, "{from}");
+        crowd.same_epoch(&[0, 1, 2], "renewed");
+        crowd.publish(from, "for all, again");
+        assert_eq!(crowd.seen[2].messages.last().unwrap(), "for all, again");
+    }
+}
+
 #[test]
 fn who_cannot_do_mls_is_not_let_in() {
     let mut pair = Pair::sealed();
@@ -544,6 +628,52 @@ fn commits_that_came_too_early_are_bounded() {
     crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
     assert_eq!(crowd.count(1, T::GroupAck) - acks, limits::MLS_EARLY_COMMITS + 1);
     assert_eq!(crowd.epoch(1), Some(2 + 1 + limits::MLS_EARLY_COMMITS as u64));
+}
+
+#[test]
+fn a_missing_commit_is_waited_for() {
+    let mut crowd = four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    let (_, mut ahead) =
+        crowd.sent.iter().rfind(|(_, m)| kind(m) == T::GroupUpdate).unwrap().clone();
+    let requests = crowd.count(1, T::RejoinRequest);
+    let content = publish_of(&mut ahead).msg.as_mut().unwrap().content_type.as_mut().unwrap();
+    if let ContentType::CommandPayload(CommandPayload {
+        command_payload_type: Some(CommandPayloadType::GroupUpdate(update)),
+    }) = content
+    {
+        update.mls.as_mut().unwrap().commit_id += 2;
+    }
+    publish_of(&mut ahead).session.as_mut().unwrap().message_id = 4711;
+    ahead.metadata.clear();
+    let about =
+        Outgoing::control(T::Heartbeat, &crowd.names[0], 1, CommandPayloadType::GroupAck(Empty {}));
+    let about = about.about(None);
+    crowd.with(0, |app, cx| app.finish(&mut ahead, &about, cx).unwrap());
+    crowd.with(1, |app, cx| app.handle_message(ahead, ConnectionId(9), cx));
+    crowd.run(limits::MLS_COMMIT_WAIT - Duration::from_millis(1));
+    assert_eq!(crowd.count(1, T::RejoinRequest), requests);
+    crowd.run(Duration::from_millis(1));
+    assert_eq!(crowd.count(1, T::RejoinRequest), requests + 1);
+}
+
+#[test]
+fn spec05_12_a_newcomer_from_the_future_is_taken_in_when_its_time_has_come() {
+    let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"]);
+    // Ann may believe everybody, but Bob not Dan.
+    crowd.ahead = vec![0, -4, 0, 4];
+    crowd.open(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    let acks = crowd.count(1, T::GroupAck);
+    assert_eq!(crowd.invite(3), Ok(()));
+    assert_eq!((crowd.epoch(0), crowd.epoch(1)), (Some(3), Some(2)));
+    crowd.run(Duration::from_secs(9));
+    assert_eq!(crowd.epoch(1), Some(3));
+    assert!(crowd.count(1, T::GroupAck) > acks);
+    assert_eq!(crowd.count(1, T::RejoinRequest), 0);
+    crowd.run(2 * limits::HEARTBEAT);
+    crowd.agree(&[0, 1, 2, 3], "in time");
+    crowd.talk(&[0, 1, 2, 3], "in time");
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub(super) struct Crowd {
     turn: usize,
     /// Its groups are encrypted.
     pub(super) mls: Option<Mls>,
+    /// So many seconds is the clock of each ahead.
+    pub(super) ahead: Vec<i64>,
     start: Now,
     pub(super) now: Now,
     ops: u64,
@@ -88,6 +90,7 @@ impl Crowd {
             aliases: Vec::new(),
             turn: 0,
             mls: None,
+            ahead: vec![0; names.len()],
             start,
             now: start,
             ops: 0,
@@ -119,6 +122,12 @@ impl Crowd {
         self.with(MODERATOR, |app, _| app.set_events(key, true));
     }
 
+    /// The time as one of them sees it.
+    fn now(&self, at: usize) -> Now {
+        let unix = self.now.unix.as_secs().saturating_add_signed(self.ahead[at]);
+        Now { unix: Duration::from_secs(unix), ..self.now }
+    }
+
     pub(super) fn op(&mut self) -> OpId {
         self.ops += 1;
         OpId(self.ops)
@@ -129,7 +138,7 @@ impl Crowd {
         at: usize,
         act: impl FnOnce(&mut App, &mut Context<'_>) -> R,
     ) -> R {
-        let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+        let mut cx = Context { now: self.now(at), entropy: &mut self.entropy };
         let result = act(&mut self.apps[at], &mut cx);
         self.settle();
         result
@@ -153,7 +162,7 @@ impl Crowd {
                 }
             }
             let Some((to, message)) = self.wire.pop_front() else { return };
-            let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+            let mut cx = Context { now: self.now(to), entropy: &mut self.entropy };
             self.apps[to].handle_message(message, ConnectionId(9), &mut cx);
         }
     }
@@ -166,11 +175,12 @@ impl Crowd {
             Output::Item(_, Item::Event(event)) => self.news.push((at, format!("{event:?}"))),
             _ => {}
         }
+        let now = self.now(at);
         let seen = &mut self.seen[at];
         match output {
             Output::Send { mut message, about, route } => {
                 self.routes.push(route);
-                let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+                let mut cx = Context { now, entropy: &mut self.entropy };
                 self.apps[at].finish(&mut message, &about, &mut cx).unwrap();
                 if self.mls.is_some() {
                     check_sealed(&message);
@@ -231,7 +241,7 @@ impl Crowd {
         connection: ConnectionId,
         ticket: u32,
     ) {
-        let mut cx = Context { now: self.now, entropy: &mut self.entropy };
+        let mut cx = Context { now: self.now(at), entropy: &mut self.entropy };
         self.apps[at].handle_channel(key, connection, ticket, Ok(()), &mut cx);
     }
 
