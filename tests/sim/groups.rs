@@ -9,7 +9,8 @@ use slim::limits;
 use slim::name::{channel_ids, Name};
 use slim::node::Value;
 use slim::session::{
-    Direction, Event, Item, Kind, OpId, Payload, ReceivedMessage, Retry, SessionConfig, SessionKey,
+    Direction, Event, Item, Kind, Mls, OpId, Payload, ReceivedMessage, Retry, SessionConfig,
+    SessionKey,
 };
 
 use crate::history::Outcome;
@@ -125,16 +126,34 @@ pub struct Groups {
     stale: bool,
     calm: Option<Instant>,
     steps: u64,
+    /// How groups are encrypted.
+    mls: Option<Mls>,
     /// A replay tells what happens.
     telling: bool,
 }
+
+/// Ends every payload of an encrypted group.
+const IN_CLEAR: &str = "Is this in clear?";
 
 impl Groups {
     /// The network that a seed chooses.
     pub fn new(seed: u64) -> Groups {
         let mut dice = SeededEntropy::new(seed ^ 0x6a0b);
+        let net = Network::new(seed, &mut dice);
+        Groups::in_network(net, dice)
+    }
+
+    /// A network whose groups are encrypted.
+    pub fn encrypted(seed: u64) -> Groups {
+        let mut dice = SeededEntropy::new(seed ^ 0x315);
+        let mut net = Network::with_real_identities(seed, &mut dice);
+        net.world.secret = Some(IN_CLEAR);
+        Groups { mls: Some(Mls::default()), ..Groups::in_network(net, dice) }
+    }
+
+    fn in_network(net: Network, dice: SeededEntropy) -> Groups {
         Groups {
-            net: Network::new(seed, &mut dice),
+            net,
             dice,
             groups: Vec::new(),
             calls: Vec::new(),
@@ -143,6 +162,7 @@ impl Groups {
             stale: false,
             calm: None,
             steps: 0,
+            mls: None,
             telling: std::env::var_os("SLIM_SIM_SEED").is_some(),
         }
     }
@@ -303,7 +323,8 @@ impl Groups {
             _ => {
                 let jump = Duration::from_secs(self.roll(7200) as u64);
                 let unix = self.net.world.now.unix;
-                let back = self.roll(2) == 0;
+                // Tokens from the future are refused; those of an hour ago are only renewed.
+                let back = self.roll(2) == 0 && self.mls.is_none();
                 self.net.world.now.unix = if back { unix - jump } else { unix + jump };
             }
         }
@@ -379,7 +400,13 @@ impl Groups {
         }
         let direction = self.net.apps[app].direction;
         let config =
-            SessionConfig { kind: Kind::Group, reliable, direction, ..SessionConfig::default() };
+            SessionConfig {
+                kind: Kind::Group,
+                reliable,
+                direction,
+                mls: self.mls,
+                ..SessionConfig::default()
+            };
         let name = format!("org/ns/room{room}");
         let App { id, life, ref full, ref subject, .. } = self.net.apps[app];
         let name_of_group = Name::parse(&name).unwrap();
@@ -579,6 +606,9 @@ impl Groups {
         let number = state.published.len();
         let mut text = format!("{group}.{seat}.{number}.");
         text.push_str(&"x".repeat(len));
+        if self.mls.is_some() {
+            text.push_str(IN_CLEAR);
+        }
         state.out.0 += 1;
         state.out.1 += text.len();
         let (start, outcome, end) = (now.mono, None, None);
@@ -682,6 +712,10 @@ impl Groups {
         }
         // Whoever hears last of a member that is dead, when it is found itself, misses it last.
         self.advance(4 * limits::HEARTBEAT + 2 * SECOND);
+        if self.mls.is_some() {
+            // Whoever asked for keys in vain asks again.
+            self.advance(limits::MLS_REJOIN_PAUSE + 2 * limits::HEARTBEAT);
+        }
         self.everything_agrees();
         self.everybody_talks();
         self.membership_works();
@@ -736,6 +770,10 @@ impl Groups {
                     continue;
                 }
                 assert!(members.contains(&n), "seat {at}.{n} is out and does not know");
+                let epoch = |seat: &Seat| {
+                    self.net.process(seat.app).node.session(seat.key).and_then(|it| it.epoch)
+                };
+                assert_eq!(epoch(seat), epoch(moderator), "keys of seat {at}.{n}");
                 let mut view = self.view(at, n);
                 view.insert(seat.me.clone(), true);
                 for (name, online) in &mut view {
@@ -1002,6 +1040,9 @@ impl Groups {
         assert_eq!(message.source, sender.me, "{text}");
         assert!(seat.direction.receives(), "{text}: it wants nothing");
         let published = &sender.published[number];
+        let proved = if self.mls.is_some() { &self.net.apps[sender.app].subject } else { "" };
+        // A later life of the app has another identity.
+        assert!(message.identity == proved || !self.lives(sender), "{text}: {}", message.identity);
         assert_eq!(message.is_reply, published.to.is_some(), "{text}");
         assert!(published.to.as_ref().is_none_or(|to| *to == seat.me), "{text}: not for this one");
         // Everybody in the group had acknowledged it, and then this one was invited.
@@ -1134,6 +1175,8 @@ impl Groups {
                         let state = &mut self.groups[call.group].seats[*seat];
                         state.published[*number].expected = owed;
                     }
+                    // Whoever has lost its place in an encrypted group gets another.
+                    Err(Error::Mls(_)) if self.mls.is_some() => {}
                     Ok(_) | Err(Error::Undelivered(_) | Error::Closed(_)) => {}
                     // It is away, or going away; or it may not publish at all.
                     Err(Error::NotAllowed(_)) => {}

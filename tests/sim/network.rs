@@ -60,8 +60,17 @@ pub fn roll(dice: &mut SeededEntropy, below: usize) -> usize {
 impl Network {
     /// The network that the dice choose.
     pub fn new(seed: u64, dice: &mut SeededEntropy) -> Network {
+        Network::in_world(World::new(seed), dice)
+    }
+
+    /// The same, of apps with real identities.
+    pub fn with_real_identities(seed: u64, dice: &mut SeededEntropy) -> Network {
+        Network::in_world(World::new(seed).with_real_identities(), dice)
+    }
+
+    fn in_world(world: World, dice: &mut SeededEntropy) -> Network {
         let mut network = Network {
-            world: World::new(seed),
+            world,
             nodes: Vec::new(),
             hosts: Vec::new(),
             apps: Vec::new(),

@@ -13,6 +13,7 @@ use slim::config::ClientConfig;
 use slim::entropy::{Entropy, SeededEntropy};
 use slim::error::Error;
 use slim::identity::test_identity::{TestIdentity, TestVerifier};
+use slim::identity::Provider as _;
 use slim::identity::{Binding, SharedSecret, SharedSecretVerifier};
 use slim::link::Identity;
 use slim::name::Name;
@@ -91,6 +92,8 @@ pub struct World {
     pub keep_items: bool,
     /// Every link has somebody on it who loses and doubles messages. Set before the first link.
     pub copies: Option<Copies>,
+    /// What must not be on any link.
+    pub secret: Option<&'static str>,
 }
 
 impl World {
@@ -121,6 +124,7 @@ impl World {
             ageless: BTreeSet::new(),
             keep_items: false,
             copies: None,
+            secret: None,
         }
     }
 
@@ -189,7 +193,10 @@ impl World {
         let (id, full) = if self.real_identities {
             let provider = SharedSecret::new(name, secret, entropy).unwrap();
             let verifier = SharedSecretVerifier::new(secret).unwrap();
-            node.add_app(&parsed, Box::new(provider), Box::new(verifier))
+            let subject = provider.subject().to_owned();
+            let (id, full) = node.add_app(&parsed, Box::new(provider), Box::new(verifier));
+            self.processes[process].subjects.insert(id, subject);
+            (id, full)
         } else {
             let subject = format!("{name}_{}", entropy.alphanumeric(8));
             let identity = TestIdentity(subject.clone());
@@ -461,6 +468,10 @@ impl World {
         let filtered = filtered.filter(|_| copies.is_some());
         let mut bytes = filtered.as_deref().unwrap_or(bytes);
         self.digest = XxHash64::oneshot(self.digest, bytes);
+        if let Some(secret) = self.secret {
+            let clear = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!clear, "in clear on {}", self.pipes[at].link);
+        }
         let jitter = self.jitter.as_micros() as u64;
         while !bytes.is_empty() {
             let late = Duration::from_micros(self.entropy.next_u64() % (jitter + 1));
