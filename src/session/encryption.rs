@@ -62,6 +62,8 @@ pub(super) struct Encryption {
     pause: Option<Instant>,
     /// The roster is to be taken from the next news of our own return.
     roster_due: bool,
+    /// Number of the last commit that we had applied when we got new keys last.
+    jumped_from: u32,
     /// Calls that are answered when we have the keys.
     ops: Vec<OpId>,
     /// When our own place in the group wants a new token.
@@ -115,6 +117,7 @@ impl Encryption {
             request: None,
             pause: None,
             roster_due: false,
+            jumped_from: 0,
             ops: Vec::new(),
             refresh: None,
             told: false,
@@ -514,8 +517,16 @@ impl Session {
             }
         };
         self.out.push(Output::Send(reply));
-        if let Some(moderator) = self.moderator() {
+        let left = self.moderator().map(|moderator| {
             moderator.missed.remove(member);
+            moderator.left.remove(member)
+        });
+        // Before it can read anything of those who have come again since.
+        for (name, change) in left.flatten().into_iter().flatten() {
+            if self.roster.get(&name).is_some() {
+                let update = self.update(&change, member);
+                self.out.push(Output::Send(update));
+            }
         }
         if self.config.kind == Kind::Group {
             self.set_away(member, false, cx);
@@ -606,9 +617,12 @@ impl Session {
         let last = encryption.last_commit;
         if number <= last {
             let due = about_us && number == last && std::mem::take(&mut encryption.roster_due);
+            let jumped = number > encryption.jumped_from && !message.repeated;
             if due {
                 let participants = update.participants.clone();
                 self.take_roster(&participants, cx);
+            } else if jumped && update.op == GroupUpdateOp::Remove as i32 {
+                self.begins_anew(&message);
             }
             return self.take_update(&message, false, cx);
         }
@@ -628,6 +642,17 @@ impl Session {
             }
         }
         self.encryption.as_ref().is_some_and(|encryption| encryption.last_commit >= number)
+    }
+
+    /// A member left while we could not follow. If it is here, it has come again, and counts its
+    /// messages anew.
+    fn begins_anew(&mut self, message: &Incoming) {
+        let Some((update, _)) = update_of(message) else { return };
+        let name = update.participant.as_ref().and_then(|p| Name::from_wire(p.name.as_ref()?));
+        if let Some(name) = name {
+            self.drop_receiver(&name);
+            self.roster.follow_from_now(&name);
+        }
     }
 
     fn is_own_return(&self, update: &GroupUpdatePayload) -> bool {
@@ -730,13 +755,14 @@ impl Session {
             return log::debug!("session {}: a late {:?}", self.id, message.kind);
         }
         let RejoinReplyPayload { commit_id, mls_content } = reply.clone();
+        let before = encryption.last_commit;
         if let Err(error) = encryption.join(&MlsPayload { commit_id, mls_content }, cx) {
             // Until the request ends it may come again, and better.
             return log::warn!("session {}: the welcome was refused: {error}", self.id);
         }
         encryption.early = encryption.early.split_off(&commit_id.saturating_add(1));
         (encryption.request, encryption.behind, encryption.told) = (None, None, false);
-        encryption.roster_due = true;
+        (encryption.roster_due, encryption.jumped_from) = (true, before);
         let ops = std::mem::take(&mut encryption.ops);
         self.requests.cancel(message.message_id);
         self.out.push(Output::Send(Outgoing::group_ack(message)));

@@ -29,6 +29,9 @@ pub(super) struct Moderator {
     beginning: bool,
     /// Changes that members have not confirmed, since they could not be reached.
     pub(super) missed: BTreeMap<Name, VecDeque<Change>>,
+    /// Who left while such members of an encrypted group could not be reached, with the last change of
+    /// each that says so: they may have come again.
+    pub(super) left: BTreeMap<Name, BTreeMap<Name, Change>>,
     /// What the current task has told, or tells.
     told: Option<Change>,
     /// Who was removed, but did not confirm it: should they be heard of, they are told again.
@@ -465,7 +468,7 @@ impl Session {
         Some(id)
     }
 
-    fn update(&self, change: &Change, to: &Name) -> Outgoing {
+    pub(super) fn update(&self, change: &Change, to: &Name) -> Outgoing {
         let mut participants = self.everybody();
         if change.op == GroupUpdateOp::Remove {
             // The list still has whoever goes.
@@ -492,6 +495,12 @@ impl Session {
             if encrypted && missed.len() == limits::MLS_MISSED_COMMITS {
                 // It will find that it cannot follow, and asks for the present keys.
                 missed.clear();
+            }
+            if encrypted && change.op == GroupUpdateOp::Remove {
+                let left = moderator.left.entry(name.clone()).or_default();
+                if left.len() < limits::MISSED_UPDATES || left.contains_key(&change.name) {
+                    left.insert(change.name.clone(), change.clone());
+                }
             }
             missed.retain(|known| encrypted || known.name != change.name);
             if missed.len() == limits::MISSED_UPDATES {
@@ -529,6 +538,7 @@ impl Session {
         (*change, *update) = (next.clone(), None);
         let Some(next) = next else {
             moderator.missed.remove(&member);
+            moderator.left.remove(&member);
             return self.task_done(Ok(()), cx);
         };
         moderator.told = Some(next.clone());
@@ -954,6 +964,7 @@ impl Session {
         }
         if let Some(moderator) = self.moderator() {
             moderator.missed.remove(name);
+            moderator.left.remove(name);
         }
         self.drop_receiver(name);
         let mut out = Vec::new();

@@ -176,6 +176,13 @@ impl Roster {
         }
     }
 
+    /// Whatever this member sends next begins a stream.
+    pub(super) fn follow_from_now(&mut self, name: &Name) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.newer = false;
+        }
+    }
+
     /// Whatever the members send next begins a stream: what came before was not followed.
     pub(super) fn follow_anew(&mut self) {
         for member in self.members.values_mut() {

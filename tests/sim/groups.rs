@@ -399,14 +399,13 @@ impl Groups {
             return None;
         }
         let direction = self.net.apps[app].direction;
-        let config =
-            SessionConfig {
-                kind: Kind::Group,
-                reliable,
-                direction,
-                mls: self.mls,
-                ..SessionConfig::default()
-            };
+        let config = SessionConfig {
+            kind: Kind::Group,
+            reliable,
+            direction,
+            mls: self.mls,
+            ..SessionConfig::default()
+        };
         let name = format!("org/ns/room{room}");
         let App { id, life, ref full, ref subject, .. } = self.net.apps[app];
         let name_of_group = Name::parse(&name).unwrap();

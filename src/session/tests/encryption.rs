@@ -594,6 +594,42 @@ fn spec05_8_who_missed_too_many_commits_gets_new_keys() {
 }
 
 #[test]
+fn who_left_and_came_again_meanwhile_counts_anew() {
+    for missed in [1, limits::MLS_MISSED_COMMITS] {
+        let mut crowd = together(true);
+        for text in ["one", "two", "three"] {
+            let op = crowd.publish(3, text);
+            assert_eq!(crowd.result(op), Ok(()));
+        }
+        crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
+        crowd.run(70 * T);
+        for _ in 0..missed {
+            assert_eq!(crowd.remove(3), Ok(()));
+            assert_eq!(crowd.invite(3), Ok(()));
+        }
+        // It is not told what it has missed, and asks for new keys.
+        crowd.copies = Box::new(move |from, to, m| {
+            let update = from == 0 && to == 1 && kind(m) == T::GroupUpdate;
+            usize::from(!update || update_of_return(m))
+        });
+        crowd.run(40 * T);
+        assert!(crowd.count(1, T::RejoinRequest) > 0);
+        crowd.copies = Box::new(|_, _, _| 1);
+        crowd.run(60 * T);
+        crowd.same_epoch(&[0, 1, 2, 3], "back");
+        crowd.agree(&[0, 1, 2, 3], "back");
+        crowd.talk(&[0, 1, 2, 3], "back");
+    }
+}
+
+/// What follows a rejoin: that somebody has left meanwhile, or is back.
+fn update_of_return(message: &Message) -> bool {
+    let update = update(message);
+    update.op != GroupUpdateOp::Add as i32 && fanout(message) == 1
+        || update.op == GroupUpdateOp::Rejoin as i32
+}
+
+#[test]
 fn commits_that_came_too_early_are_bounded() {
     let mut crowd = Crowd::sealed(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"]);
     crowd.open(true);
