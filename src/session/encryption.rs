@@ -8,7 +8,7 @@
 //! rejoins. Data is opened before anything else is done with it, and sealed when it leaves. Nothing
 //! leaves in clear, and nothing that comes in clear is taken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,8 +62,8 @@ pub(super) struct Encryption {
     pause: Option<Instant>,
     /// The roster is to be taken from the next news of our own return.
     roster_due: bool,
-    /// Number of the last commit that we had applied when we got new keys last.
-    jumped_from: u32,
+    /// Commits that we did not apply, since we had got new keys, and do not know the news of.
+    jumped: BTreeSet<u32>,
     /// Calls that are answered when we have the keys.
     ops: Vec<OpId>,
     /// When our own place in the group wants a new token.
@@ -117,7 +117,7 @@ impl Encryption {
             request: None,
             pause: None,
             roster_due: false,
-            jumped_from: 0,
+            jumped: BTreeSet::new(),
             ops: Vec::new(),
             refresh: None,
             told: false,
@@ -396,7 +396,8 @@ impl Session {
     pub(super) fn encryption_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now.mono;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let open = self.is_open() && self.has_joined();
+        // Who is away gets new keys when it is back.
+        let open = self.is_open() && self.has_joined() && !self.is_going();
         let Some(encryption) = &mut self.encryption else { return };
         while encryption.held.front().is_some_and(|held| held.until <= now) {
             if let Some(held) = encryption.held.pop_front() {
@@ -414,7 +415,8 @@ impl Session {
             encryption.behind = None;
         }
         if refresh {
-            encryption.refresh = Some(now + limits::MLS_REFRESH);
+            let again = if open { limits::MLS_REFRESH } else { limits::HEARTBEAT };
+            encryption.refresh = Some(now + again);
         }
         match &self.role {
             Role::Moderator(_) if refresh && open => self.refresh_now(cx),
@@ -617,13 +619,11 @@ impl Session {
         let last = encryption.last_commit;
         if number <= last {
             let due = about_us && number == last && std::mem::take(&mut encryption.roster_due);
-            let jumped = number > encryption.jumped_from && !message.repeated;
             if due {
                 let participants = update.participants.clone();
                 self.take_roster(&participants, cx);
-            } else if jumped && update.op == GroupUpdateOp::Remove as i32 {
-                self.begins_anew(&message);
             }
+            self.hear_of_jumped(&message);
             return self.take_update(&message, false, cx);
         }
         // What brings us back comes first, as an answer to us: this comes again.
@@ -644,10 +644,17 @@ impl Session {
         self.encryption.as_ref().is_some_and(|encryption| encryption.last_commit >= number)
     }
 
-    /// A member left while we could not follow. If it is here, it has come again, and counts its
-    /// messages anew.
-    fn begins_anew(&mut self, message: &Incoming) {
-        let Some((update, _)) = update_of(message) else { return };
+    /// News of a time in which we could not follow. A member that left then, and is here, has come
+    /// again, and counts its messages anew.
+    fn hear_of_jumped(&mut self, message: &Incoming) {
+        let (Some((update, commit)), Some(encryption)) = (update_of(message), &mut self.encryption)
+        else {
+            return;
+        };
+        let jumped = encryption.jumped.remove(&commit.commit_id);
+        if !jumped || update.op != GroupUpdateOp::Remove as i32 {
+            return;
+        }
         let name = update.participant.as_ref().and_then(|p| Name::from_wire(p.name.as_ref()?));
         if let Some(name) = name {
             self.drop_receiver(&name);
@@ -760,10 +767,14 @@ impl Session {
             // Until the request ends it may come again, and better.
             return log::warn!("session {}: the welcome was refused: {error}", self.id);
         }
-        encryption.early = encryption.early.split_off(&commit_id.saturating_add(1));
+        let later = encryption.early.split_off(&commit_id.saturating_add(1));
+        let jumped = std::mem::replace(&mut encryption.early, later);
+        let first = commit_id.saturating_sub(limits::MISSED_UPDATES as u32);
+        encryption.jumped = (before.max(first)..=commit_id).skip(1).collect();
         (encryption.request, encryption.behind, encryption.told) = (None, None, false);
-        (encryption.roster_due, encryption.jumped_from) = (true, before);
+        encryption.roster_due = true;
         let ops = std::mem::take(&mut encryption.ops);
+        jumped.values().for_each(|update| self.hear_of_jumped(update));
         self.requests.cancel(message.message_id);
         self.out.push(Output::Send(Outgoing::group_ack(message)));
         for op in ops {
