@@ -15,7 +15,7 @@ use slim::error::Error;
 use slim::identity::{check_source, verify_control, SharedSecretVerifier};
 use slim::name::{app_id, Name};
 use slim::node::Value;
-use slim::session::{Event, Retry, SessionConfig, SessionKey};
+use slim::session::{Event, Mls, Retry, SessionConfig, SessionKey};
 use slim::wire::SessionMessageType as T;
 use slim::wire::{Message, MessageType};
 use world::tap::{kind_and_id, masked};
@@ -269,6 +269,37 @@ fn trace_02_p2p_unreliable_closed_by_the_responder() {
 }
 
 #[test]
+fn trace_03_p2p_reliable_with_mls_closed_by_the_responder() {
+    let mut play = Play::new();
+    let (ours, theirs) = play.open_with(sealed(config(true, &[("k", "v")])));
+    talk(&mut play, ours, theirs);
+    let op = play.world.close(play.bob.0, theirs);
+    play.delivered(play.bob.0, op);
+    compare("03-p2p-reliable-mls", &play, |_, _| {});
+}
+
+#[test]
+fn trace_04_p2p_unreliable_with_mls() {
+    let mut play = Play::new();
+    let mls = Some(Mls { header_check: 0 });
+    let (ours, theirs) = play.open_with(SessionConfig { mls, ..config(false, &[("k", "v")]) });
+    talk(&mut play, ours, theirs);
+    let op = play.world.close(play.alice.0, ours);
+    play.delivered(play.alice.0, op);
+    compare("04-p2p-unreliable-mls", &play, |_, lines| close_to_the_peer(lines));
+}
+
+fn talk(play: &mut Play, ours: SessionKey, theirs: SessionKey) {
+    let (a, b) = (play.alice.0, play.bob.0);
+    let op = play.world.publish(a, ours, "hello");
+    play.delivered(a, op);
+    let op = play.world.publish_with(b, theirs, "world", "text/plain", &[("mk", "mv")]);
+    play.delivered(b, op);
+    let op = play.world.publish_with(a, ours, "reply", "", &[("x", "y")]);
+    play.delivered(a, op);
+}
+
+#[test]
 fn trace_10_only_the_handshake_is_on_the_wire() {
     let mut play = Play::new();
     let (ours, theirs) = play.open(true, &[]);
@@ -342,6 +373,11 @@ fn retries(max_retries: u32) -> SessionConfig {
     every(500, max_retries)
 }
 
+/// The same, encrypted.
+fn sealed(config: SessionConfig) -> SessionConfig {
+    SessionConfig { mls: Some(Mls::default()), ..config }
+}
+
 fn every(millis: u64, max_retries: u32) -> SessionConfig {
     let interval = Duration::from_millis(millis);
     SessionConfig { reliable: Some(Retry { interval, max_retries }), ..SessionConfig::default() }
@@ -360,6 +396,54 @@ impl Play {
 /// The second half of 16, a group, is compared in `groups`.
 fn is_before_the_group(entry: &serde_json::Value, _: &Message) -> bool {
     entry["n"].as_u64() < Some(30)
+}
+
+#[test]
+fn trace_15_messages_are_lost_and_had_again_with_mls() {
+    let mut left = [1, 1, 1, 1, 1];
+    let mut play = Play::with(Some(Box::new(move |link, message| {
+        let at = match (link, kind_and_id(message)) {
+            ("node->bob", Some((T::Msg, 2))) => 0,
+            ("node->bob", Some((T::Msg, 5))) => 1,
+            ("node->bob", Some((T::RtxReply, 5))) => 2,
+            ("node->bob", Some((T::Msg, 7))) => 3,
+            ("node->alice", Some((T::MsgAck, 8))) => 4,
+            _ => return 1,
+        };
+        usize::from(std::mem::take(&mut left[at]) == 0)
+    })));
+    let (ours, theirs) = play.open_with(sealed(every(2000, 3)));
+    let (a, b) = (play.alice.0, play.bob.0);
+    let mut ops = Vec::new();
+    for n in 1..=6 {
+        ops.push(play.publish(a, ours, &format!("m{n}")));
+        play.world.run(Duration::from_millis(100));
+    }
+    for op in ops {
+        play.delivered(a, op);
+    }
+    for text in ["m7", "m8"] {
+        let op = play.publish(a, ours, text);
+        play.delivered(a, op);
+    }
+    let all: Vec<String> = (1..=8).map(|n| format!("m{n}")).collect();
+    assert_eq!(play.world.messages(b, theirs), all);
+    // An RTX_REPLY is acknowledged by ours. And an RTX_REQUEST is no acknowledgement for us: number 5 is
+    // repeated T after it was sent, which is shortly before it is asked for again.
+    compare("15-p2p-loss-rtx", &play, |_, lines| {
+        let of = |lines: &[String], kind: &str, id: u32| {
+            let start = format!("{kind} PointToPoint id={id} ");
+            lines.iter().rposition(|line| line.starts_with(&start))
+        };
+        let first = of(lines, "Msg", 5).map(|at| lines[at].clone());
+        if let (Some(at), Some(first)) = (of(lines, "RtxReply", 5), first) {
+            lines[at] = first;
+        }
+        if let (Some(again), Some(ack)) = (of(lines, "RtxRequest", 5), of(lines, "MsgAck", 4)) {
+            lines[again] = lines[ack].replace("id=4 ", "id=5 ");
+            lines.insert(ack, lines[ack].replace("id=4 ", "id=2 "));
+        }
+    });
 }
 
 #[test]
@@ -461,8 +545,17 @@ fn trace_19_nobody_answers_with_timers_given_and_by_default() {
 }
 
 /// A session is opened although one message is lost, and carries one.
-fn repaired(name: &str, mut play: Play, deviate: impl Fn(&str, &mut Vec<String>)) {
-    let (ours, theirs) = play.open_with(retries(2));
+fn repaired(name: &str, play: Play, deviate: impl Fn(&str, &mut Vec<String>)) {
+    repaired_with(name, play, retries(2), deviate);
+}
+
+fn repaired_with(
+    name: &str,
+    mut play: Play,
+    config: SessionConfig,
+    deviate: impl Fn(&str, &mut Vec<String>),
+) {
+    let (ours, theirs) = play.open_with(config);
     let (a, b) = (play.alice.0, play.bob.0);
     let op = play.publish(a, ours, "m1");
     play.delivered(a, op);
@@ -496,6 +589,26 @@ fn trace_21_a_join_reply_is_lost() {
 fn trace_23_the_ack_of_the_welcome_is_lost() {
     let play = Play::losing("node->alice", &[T::GroupAck], None, 1);
     repaired("23-welcome-ack-lost", play, |_, _| {});
+}
+
+#[test]
+fn trace_22_the_welcome_is_lost_with_mls() {
+    let play = Play::losing("node->bob", &[T::GroupWelcome], None, 1);
+    repaired_with("22-welcome-lost-mls", play, sealed(retries(2)), |_, _| {});
+}
+
+#[test]
+fn trace_24_the_ack_of_the_welcome_is_lost_with_mls() {
+    let play = Play::losing("node->alice", &[T::GroupAck], None, 1);
+    // Defect 6: the published invitee takes the repetition for a replay, and the session fails. Ours
+    // answers it; what follows is as in trace 22.
+    let rest = recorded("22-welcome-lost-mls", |_, _| true);
+    repaired_with("24-welcome-ack-lost-mls", play, sealed(retries(2)), |link, lines| {
+        lines.clone_from(&rest[link]);
+        if let Some(at) = lines.iter().position(|line| line.starts_with("GroupAck ")) {
+            lines.insert(at, lines[at].clone());
+        }
+    });
 }
 
 #[test]
@@ -596,6 +709,27 @@ fn trace_38_closing_with_something_unacknowledged() {
     // The published one tells its peer first and then repeats the message to a session that is gone;
     // ours says goodbye after the last try. Bob was taken for gone by then, and confirms it.
     compare("38-close-with-pending", &play, |_, lines| goodbye_last(lines, "GroupClose"));
+}
+
+#[test]
+fn trace_50_closing_with_something_unacknowledged_with_mls() {
+    let mut play = Play::losing("node->bob", &[T::Msg], None, usize::MAX);
+    let (ours, _) = play.open_with(sealed(retries(3)));
+    let a = play.alice.0;
+    let publish = play.publish(a, ours, "m1");
+    play.world.run(Duration::from_millis(50));
+    let op = play.world.close(a, ours);
+    assert_eq!(play.world.finish(a, op), Ok(Value::Nothing));
+    assert!(matches!(play.world.finish(a, publish), Err(Error::Undelivered(_))));
+    play.world.run(Duration::from_secs(1));
+    // As in 38. And defect 4: the published one repeats the message in clear.
+    compare("50-close-with-pending-mls", &play, |_, lines| {
+        goodbye_last(lines, "GroupClose");
+        let sealed = lines.iter().find(|line| line.ends_with(" sealed")).cloned();
+        for line in lines.iter_mut().filter(|line| line.starts_with("Msg ")) {
+            line.clone_from(sealed.as_ref().expect("the first"));
+        }
+    });
 }
 
 #[test]

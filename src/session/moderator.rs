@@ -805,6 +805,9 @@ impl Session {
         };
         let name = name.clone();
         let mut change = Change::gone(&name, cx);
+        if let Some(member) = self.roster.get(&name) {
+            change.participant = member.describe(&name);
+        }
         if let Err(error) = self.commit_removal(&mut change, cx) {
             let text = format!("failed to remove participant from session: {name}: {error}");
             return self.task_done(Err(Error::Mls(text)), cx);

@@ -4,8 +4,8 @@
 use prost::Message as _;
 use slim::grpc::{Body, Decoder};
 use slim::wire::{
-    CommandPayloadType, ContentType, LinkType, Message, MessageType, NameId, Participant,
-    SessionMessageType, SessionType, SlimHeader,
+    CommandPayloadType, ContentType, LinkType, Message, MessageType, MlsPayload, NameId,
+    Participant, SessionMessageType, SessionType, SlimHeader,
 };
 
 /// The messages of one direction, taken out of its bytes and put back as often as somebody says.
@@ -131,31 +131,35 @@ fn header(header: Option<&SlimHeader>) -> String {
 fn payload(content: Option<&ContentType>) -> String {
     match content {
         None => "nothing".to_owned(),
+        // An MLSMessage with a PrivateMessage.
+        Some(ContentType::AppPayload(payload)) if payload.blob.starts_with(&[0, 1, 0, 2]) => {
+            format!("{:?} sealed", payload.payload_type)
+        }
         Some(ContentType::AppPayload(payload)) => {
             format!("{:?} {:?}", payload.payload_type, payload.blob)
         }
         Some(ContentType::CommandPayload(command)) => {
             match command.command_payload_type.as_ref().expect("a command") {
                 CommandPayloadType::JoinRequest(join) => format!(
-                    "join timers={:?} channel={} control={} mls={}",
+                    "join timers={:?} channel={} control={} mls={:?}",
                     join.timer_settings,
                     join.channel.is_some(),
                     join.control.is_some(),
-                    join.mls_settings.is_some()
+                    join.mls_settings
                 ),
                 CommandPayloadType::JoinReply(join) => format!(
                     "joined key_package={} settings={:?}",
-                    join.key_package.is_some(),
+                    join.key_package.as_deref().map_or("", kind_of_mls),
                     join.participant.as_ref().unwrap().settings
                 ),
                 CommandPayloadType::GroupWelcome(welcome) => {
                     let members = members(&welcome.participants);
-                    format!("welcome {members:?} mls={}", welcome.mls.is_some())
+                    format!("welcome {members:?} mls={}", mls(welcome.mls.as_ref()))
                 }
                 CommandPayloadType::GroupUpdate(update) => {
                     let subject = members(update.participant.as_slice());
                     let members = members(&update.participants);
-                    let mls = update.mls.is_some();
+                    let mls = mls(update.mls.as_ref());
                     format!("update op={} {subject:?} in {members:?} mls={mls}", update.op)
                 }
                 CommandPayloadType::UpdateParticipantState(update) => {
@@ -164,12 +168,34 @@ fn payload(content: Option<&ContentType>) -> String {
                 CommandPayloadType::GroupClose(close) => {
                     format!("close {}", close.participants.len())
                 }
+                CommandPayloadType::RejoinRequest(request) => {
+                    format!("rejoin {}", kind_of_mls(&request.key_package))
+                }
+                CommandPayloadType::RejoinReply(reply) => {
+                    format!("rejoined {} {}", reply.commit_id, kind_of_mls(&reply.mls_content))
+                }
                 CommandPayloadType::Heartbeat(heartbeat) => {
                     format!("heartbeat {}", heartbeat.epoch)
                 }
                 other => format!("{other:?}"),
             }
         }
+    }
+}
+
+/// The number of a commit, and what is with it.
+fn mls(payload: Option<&MlsPayload>) -> String {
+    let describe =
+        |mls: &MlsPayload| format!("{} {}", mls.commit_id, kind_of_mls(&mls.mls_content));
+    payload.map_or_else(String::new, describe)
+}
+
+fn kind_of_mls(message: &[u8]) -> &'static str {
+    match message {
+        [0, 1, 0, 1, ..] => "commit",
+        [0, 1, 0, 3, ..] => "welcome",
+        [0, 1, 0, 5, ..] => "key package",
+        _ => "nothing of MLS",
     }
 }
 
