@@ -246,7 +246,10 @@ func (a *App) Open(ctx context.Context, destination string, options SessionOptio
 	if options.MLS {
 		o.mls = 1
 	}
-	o.mls_header_check = C.int32_t(max(options.HeaderCheck, -1))
+	o.mls_header_check = C.int32_t(options.HeaderCheck)
+	if options.HeaderCheck < 0 {
+		o.mls_header_check = -1
+	}
 	o.max_retries = C.int32_t(options.MaxRetries)
 	if options.MaxRetries < 0 {
 		o.max_retries = -1

@@ -73,7 +73,7 @@ def session_options(
     options.max_retries = 0 if max_retries is None else max_retries or -1
     options.retry_interval_ms = 0 if retry_interval is None else milliseconds(retry_interval)
     options.events = events
-    options.mls = mls
+    options.mls = bool(mls)
     options.mls_header_check = 0 if mls_header_check is None else mls_header_check or -1
     options.metadata, options.metadata_len = pairs(metadata)
     return options
