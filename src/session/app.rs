@@ -623,7 +623,10 @@ impl App {
             Session::invited(id, me, kind, direction, &incoming, (&self.credentials, subject), cx)
                 .and_then(|session| self.check_channels(session, &verified));
         match invited {
-            Ok(session) => {
+            Ok(mut session) => {
+                if !is_ours(message) {
+                    session.spare_moderator();
+                }
                 let key = self.insert(session, None);
                 log::debug!("session {id} ({key}): invited by {}", incoming.source);
                 if let Some(entry) = self.sessions.get_mut(&id) {
@@ -978,6 +981,12 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
             | T::UpdateParticipantState
             | T::RejoinRequest
     )
+}
+
+/// Whether a message is of this implementation, as it says.
+fn is_ours(message: &Message) -> bool {
+    let Some(MessageType::Publish(publish)) = &message.message_type else { return false };
+    publish.header.as_ref().is_some_and(|header| header.version.contains("+libslim"))
 }
 
 /// What is encrypted where anything is.

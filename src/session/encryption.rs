@@ -36,6 +36,9 @@ pub(super) struct Encryption {
     settings: Mls,
     /// The moderator's identity string.
     moderator: Arc<str>,
+    /// The moderator is of the published implementation, which changes nothing in a group any more
+    /// after a member has got new keys (spec 03 section 18).
+    fragile: bool,
     /// We have asked to be let in, or in again.
     candidate: Option<Candidate>,
     group: Option<Group>,
@@ -103,6 +106,7 @@ impl Encryption {
             credentials: credentials.clone(),
             settings,
             moderator: moderator.into(),
+            fragile: false,
             candidate: None,
             group: None,
             last_commit: 0,
@@ -260,6 +264,14 @@ impl Session {
         self.encryption = settings.map(|mls| Encryption::new(credentials, moderator, mls));
     }
 
+    /// The moderator does not survive that a member gets new keys.
+    pub(crate) fn spare_moderator(&mut self) {
+        let group = self.config.kind == Kind::Group;
+        if let Some(encryption) = self.encryption.as_mut().filter(|_| group) {
+            encryption.fragile = true;
+        }
+    }
+
     /// Whether nothing may leave in clear.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encryption.is_some()
@@ -361,16 +373,24 @@ impl Session {
         None
     }
 
+    /// A member has got new keys.
+    pub(super) fn has_keys(&mut self, name: &Name, cx: &mut Context<'_>) {
+        if self.config.kind == Kind::Group && self.roster.is_back_with_keys(name) {
+            self.set_away(name, false, cx);
+        }
+    }
+
     /// So much of one sender was missed, or could be, that its keys cannot be computed: all get new
     /// ones.
     fn renew(&mut self, cx: &mut Context<'_>) {
         match &self.role {
             Role::Moderator(_) => self.refresh_now(cx),
-            Role::Participant(_) => {
-                if let Some(encryption) = &mut self.encryption {
+            Role::Participant(_) => match &mut self.encryption {
+                Some(encryption) if !encryption.fragile => {
                     encryption.fall_behind(Duration::ZERO, cx.now.mono);
                 }
-            }
+                _ => self.lost_track("too many messages of one member were missed"),
+            },
         }
     }
 
@@ -420,7 +440,8 @@ impl Session {
         }
         match &self.role {
             Role::Moderator(_) if refresh && open => self.refresh_now(cx),
-            Role::Participant(_) if (behind || refresh) && open => self.rejoin(cx),
+            Role::Participant(_) if behind && open => self.rejoin(cx),
+            Role::Participant(_) if refresh && open => self.refresh_place(cx),
             _ => {}
         }
     }
@@ -530,9 +551,7 @@ impl Session {
                 self.out.push(Output::Send(update));
             }
         }
-        if self.config.kind == Kind::Group {
-            self.set_away(member, false, cx);
-        }
+        self.has_keys(member, cx);
         self.tell(&change, cx);
     }
 
@@ -732,6 +751,22 @@ impl Session {
         self.request(request, [moderator], cx);
     }
 
+    /// Our own token grows old. New keys bring a new one, where that does no harm.
+    fn refresh_place(&mut self, cx: &mut Context<'_>) {
+        let Some(encryption) = &mut self.encryption else { return };
+        if !encryption.fragile {
+            return self.rejoin(cx);
+        }
+        let own = encryption.group.as_ref().and_then(Group::own);
+        match own.and_then(|own| own.expires).map(|at| at.saturating_sub(cx.now.unix)) {
+            Some(left) if !left.is_zero() => encryption.refresh = Some(cx.now.mono + left),
+            _ => {
+                let why = "the token of this side has expired, and the moderator cannot renew it";
+                self.lost_track(why);
+            }
+        }
+    }
+
     /// Whether we wait for new keys.
     pub(super) fn is_rejoining(&self) -> bool {
         self.encryption.as_ref().is_some_and(|encryption| encryption.request.is_some())
@@ -813,8 +848,8 @@ impl Session {
         let Some(encryption) = &mut self.encryption else { return };
         if !std::mem::replace(&mut encryption.told, true) {
             let text = format!(
-                "{why}; others may not be understood, or not understand this side, until that \
-                 succeeds: leave the session and be invited again, or open a new one"
+                "{why}; others may not be understood, or not understand this side: leave the \
+                 session and be invited again, or open a new one"
             );
             log::warn!("session {}: {text}", self.id);
             self.event(Event::EncryptionLost(text));

@@ -936,7 +936,8 @@ impl Session {
         if alone && !moderator.current.iter().chain(&moderator.waiting).any(coming) {
             return self.end(&reason, Some(reply));
         }
-        if !self.roster.is_empty() {
+        // Its keys go, also where nobody has to be told.
+        if !self.roster.is_empty() || self.is_encrypted() {
             self.tell_gone(name, cx);
             self.next_task(cx);
         }

@@ -286,7 +286,7 @@ impl Session {
                 self.flush_kept(cx);
             }
             GroupUpdateOp::Remove => self.member_left(&name, cx),
-            GroupUpdateOp::Rejoin => self.set_away(&name, false, cx),
+            GroupUpdateOp::Rejoin => self.has_keys(&name, cx),
         }
         Ok(())
     }
@@ -317,6 +317,7 @@ impl Session {
         let away = update.new_state == ParticipantState::Offline as i32;
         if !away && self.epoch().is_some_and(|epoch| update.epoch < epoch) {
             // It is back when it has the present keys.
+            self.roster.set_coming(&message.source);
             let nack = CommandPayloadType::GroupNack(Empty {});
             let nack = Outgoing::answer(message, SessionMessageType::GroupNack, nack);
             self.out.push(Output::Send(nack));

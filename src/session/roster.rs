@@ -21,6 +21,8 @@ pub(super) struct Member {
     pub(super) online: bool,
     /// It said itself that it is away: only it can say that it is back.
     pub(super) away: bool,
+    /// It has said so, but gets new keys first.
+    coming: bool,
     /// It has confirmed its welcome: data may be sent to it.
     pub(super) ready: bool,
     /// It came after this side: its data begins with number 1.
@@ -65,6 +67,7 @@ impl Roster {
             direction: Direction::from_wire(*settings),
             online,
             away: false,
+            coming: false,
             ready: false,
             newer,
             via: None,
@@ -165,8 +168,20 @@ impl Roster {
     /// A member says that it is away, or back.
     pub(super) fn set_away(&mut self, name: &Name, away: bool) {
         if let Some(member) = self.members.get_mut(name) {
-            member.away = away;
+            (member.away, member.coming) = (away, false);
         }
+    }
+
+    /// A member says that it is back, but has to get new keys first.
+    pub(super) fn set_coming(&mut self, name: &Name) {
+        if let Some(member) = self.members.get_mut(name) {
+            member.coming = true;
+        }
+    }
+
+    /// Whether a member that gets new keys is back with them: not if it has gone away since it asked.
+    pub(super) fn is_back_with_keys(&self, name: &Name) -> bool {
+        self.members.get(name).is_some_and(|member| !member.away || member.coming)
     }
 
     /// A member has confirmed its welcome.

@@ -121,7 +121,14 @@ impl Pair {
         let mut app = |at: u64, name: &str| {
             let (provider, verifier) = identity(name);
             let parsed = Name::parse(name).unwrap();
-            let mut app = App::new(AppId(at), &parsed, "3.4.6", provider, verifier, binding);
+            let mut app = App::new(
+                AppId(at),
+                &parsed,
+                &crate::protocol_version(),
+                provider,
+                verifier,
+                binding,
+            );
             app.set_virtual_time();
             app
         };

@@ -843,6 +843,71 @@ fn every_place_has_a_token_that_is_young_enough() {
 }
 
 #[test]
+fn a_published_moderator_is_spared_until_the_token_has_expired() {
+    let mut crowd = Crowd::sealed_by(&["o/n/ann", "o/n/bob", "o/n/cid"], "3.4.6");
+    crowd.open(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.run(Duration::from_secs(3590));
+    assert!(!crowd.seen[1].events.iter().any(|e| matches!(e, Event::EncryptionLost(_))));
+    crowd.run(Duration::from_secs(20));
+    for at in [1, 2] {
+        assert_eq!(crowd.count(at, T::RejoinRequest), 0);
+        let told =
+            |e: &&Event| matches!(e, Event::EncryptionLost(text) if text.contains("expired"));
+        assert_eq!(crowd.seen[at].events.iter().filter(told).count(), 1);
+    }
+    // Whoever could not follow at all still asks.
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    let _ = crowd.remove(2);
+    crowd.run(4 * limits::HEARTBEAT);
+    assert_eq!(crowd.count(1, T::RejoinRequest), 1);
+}
+
+#[test]
+fn who_leaves_while_another_comes_is_out_of_the_keys_too() {
+    let mut crowd = four(true);
+    assert_eq!(crowd.invite(1), Ok(()));
+    crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::DiscoveryReply));
+    let op = crowd.invite_start(2);
+    assert_eq!(crowd.close(1), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.invite(1), Ok(()), "again");
+    crowd.talk(&[0, 1, 2], "again");
+}
+
+#[test]
+fn who_goes_away_while_it_gets_new_keys_stays_away() {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, to, m| {
+        usize::from(to != 0 || kind(m) != T::RejoinRequest)
+            * usize::from(to != 1 || kind(m) != T::GroupUpdate)
+    });
+    let _ = crowd.remove(3);
+    crowd.run(2 * limits::HEARTBEAT);
+    assert!(crowd.count(1, T::RejoinRequest) > 0);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 0 || kind(m) != T::RejoinRequest));
+    let before = crowd.count(1, T::RejoinRequest);
+    crowd.run(limits::MLS_REJOIN_PAUSE);
+    while crowd.count(1, T::RejoinRequest) == before {
+        crowd.run(T);
+    }
+    let (_, request) =
+        crowd.sent.iter().rfind(|(_, m)| kind(m) == T::RejoinRequest).unwrap().clone();
+    assert_eq!(crowd.set_away(1, true), Ok(()));
+    crowd.with(0, |app, cx| app.handle_message(request, ConnectionId(9), cx));
+    crowd.run(4 * T);
+    assert_eq!(crowd.others(0), [(1, false), (2, true)]);
+    assert_eq!(crowd.others(2), [(0, true), (1, false)]);
+    crowd.copies = Box::new(|_, _, _| 1);
+    assert_eq!(crowd.set_away(1, false), Ok(()));
+    crowd.run(25 * T);
+    crowd.agree(&[0, 1, 2], "back");
+    crowd.same_epoch(&[0, 1, 2], "back");
+    crowd.talk(&[0, 1, 2], "back");
+}
+
+#[test]
 fn spec03_11_53_commits_are_counted_also_where_nobody_hears_them() {
     let mut crowd = four(true);
     assert_eq!((crowd.invite(1), crowd.remove(1), crowd.invite(2)), (Ok(()), Ok(()), Ok(())));

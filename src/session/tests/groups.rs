@@ -46,20 +46,27 @@ pub(super) struct Crowd {
 
 impl Crowd {
     pub(super) fn new(names: &[&str]) -> Crowd {
-        Crowd::with_identities(names, |name, at| {
+        Crowd::with_identities(names, &crate::protocol_version(), |name, at| {
             (Box::new(TestIdentity(format!("{name}_{at}"))), Box::new(TestVerifier))
         })
     }
 
     /// Apps whose groups are encrypted.
     pub(super) fn sealed(names: &[&str]) -> Crowd {
-        let mut crowd = Crowd::with_identities(names, |name, at| real_identity(name, at as u64));
+        Crowd::sealed_by(names, &crate::protocol_version())
+    }
+
+    /// The same, whose moderator is of this version.
+    pub(super) fn sealed_by(names: &[&str], version: &str) -> Crowd {
+        let identity = |name: &str, at: usize| real_identity(name, at as u64);
+        let mut crowd = Crowd::with_identities(names, version, identity);
         crowd.mls = Some(Mls::default());
         crowd
     }
 
     fn with_identities(
         names: &[&str],
+        moderator: &str,
         identity: impl Fn(&str, usize) -> (Box<dyn Provider>, Box<dyn Verifier>),
     ) -> Crowd {
         let start = Now { mono: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
@@ -68,7 +75,9 @@ impl Crowd {
             let (provider, verifier) = identity(name, at);
             let parsed = Name::parse(name).unwrap();
             let id = AppId(at as u64);
-            let mut app = App::new(id, &parsed, "3.4.6", provider, verifier, Binding::Enforce);
+            let ours = crate::protocol_version();
+            let version = if at == MODERATOR { moderator } else { &ours };
+            let mut app = App::new(id, &parsed, version, provider, verifier, Binding::Enforce);
             app.set_virtual_time();
             apps.push(app);
         }
