@@ -46,9 +46,9 @@ pub const RECEIVER_BYTES: usize = SESSION_BYTES;
 pub const GAP_BYTES: usize = 4 * RECEIVER_BYTES;
 /// Messages after a gap that a receiver keeps, and the widest gap that it asks to be filled.
 pub const RECEIVER_WINDOW: u32 = 512;
-/// So many messages that other members cannot have opened, and the keys of the group are renewed,
-/// long before the next message would be out of their reach.
-pub const MLS_UNHEARD_MESSAGES: u32 = MLS_SKIPPED_MESSAGES / 4;
+/// So many messages that one member has not acknowledged any of, and the keys of the group are renewed
+/// before the next would be out of its reach.
+pub const MLS_UNHEARD_MESSAGES: u32 = MLS_SKIPPED_MESSAGES / 4 * 3;
 /// Epochs before the present one whose messages an encrypted group can still open.
 pub const MLS_PAST_EPOCHS: usize = 3;
 /// How far messages of one sender may overtake another, or be lost, for each to be opened still.

@@ -616,6 +616,7 @@ impl App {
         for answered in self.answered.iter_mut() {
             answered.joined |= answered.source == source && answered.session_id == id;
         }
+        let ours = is_ours(&message);
         incoming.take_body(message);
         let (me, direction) = (incoming.destination.clone(), self.direction);
         let subject = &verified.claims.subject;
@@ -624,7 +625,7 @@ impl App {
                 .and_then(|session| self.check_channels(session, &verified));
         match invited {
             Ok(mut session) => {
-                if !is_ours(message) {
+                if !ours {
                     session.spare_moderator();
                 }
                 let key = self.insert(session, None);
@@ -851,7 +852,7 @@ impl App {
             let id = about.session.and_then(|key| self.by_number.get(&key.number)).copied();
             let entry = id.and_then(|id| Some((id, self.sessions.get_mut(&id)?)));
             let (id, entry) = entry.ok_or_else(|| Error::closed("session"))?;
-            entry.session.seal(publish, about.comes_again, cx)?;
+            entry.session.seal(publish, cx)?;
             self.settle(id);
             return Ok(());
         }

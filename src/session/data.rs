@@ -143,7 +143,7 @@ impl Session {
 
     pub(super) fn on_ack(&mut self, message: &Incoming) {
         let mut out = Vec::new();
-        self.was_heard();
+        self.was_heard(&message.source);
         self.sender.acked(message.message_id, &message.source, &mut out);
         self.handle_sender(out);
     }

@@ -75,9 +75,10 @@ pub(super) struct Encryption {
     told: bool,
     /// Data that could not be opened.
     refused: u64,
-    /// Messages in a row that were sealed and of which we do not know that all others have opened
-    /// one.
-    unheard: u32,
+    /// Messages that were sealed with the present keys.
+    sealed: u32,
+    /// How many that were when a member acknowledged something last.
+    acked: BTreeMap<Name, u32>,
 }
 
 /// Data that waits for its keys.
@@ -126,7 +127,8 @@ impl Encryption {
             refresh: None,
             told: false,
             refused: 0,
-            unheard: 0,
+            sealed: 0,
+            acked: BTreeMap::new(),
         }
     }
 
@@ -152,8 +154,15 @@ impl Encryption {
 
     fn found(&mut self, group: Group, now: Now) {
         self.heard = group.epoch();
+        self.begin_epoch();
         self.group = Some(group);
         self.refresh_later(now);
+    }
+
+    /// The keys are new: messages are counted from the beginning.
+    fn begin_epoch(&mut self) {
+        self.sealed = 0;
+        self.acked.clear();
     }
 
     /// Our own place has a new token.
@@ -182,6 +191,7 @@ impl Encryption {
     ) -> Result<Keys, mls::Error> {
         let Commit { commit, welcome } = self.with_group(cx, act)?;
         self.last_commit += 1;
+        self.begin_epoch();
         let commit_id = self.last_commit;
         let numbered = |mls_content| MlsPayload { commit_id, mls_content };
         Ok((Some(numbered(commit)), welcome.map(numbered)))
@@ -291,43 +301,48 @@ impl Session {
         }
     }
 
-    /// Encrypts what a message carries. Its header is as it will be sent; `repeated`: it was sent
-    /// before.
+    /// Encrypts what a message carries. Its header is as it will be sent.
     pub(crate) fn seal(
         &mut self,
         publish: &mut Publish,
-        repeated: bool,
         cx: &mut Context<'_>,
     ) -> Result<(), mls::Error> {
         let Some(encryption) = &mut self.encryption else { return Ok(()) };
         let aad = publish_aad(publish).ok_or(mls::Error::Malformed("header"))?;
-        let fanout = publish.header.as_ref().map(|header| header.fanout);
         let content = publish.msg.as_mut().and_then(|content| content.content_type.as_mut());
         let Some(ContentType::AppPayload(payload)) = content else {
             return Err(mls::Error::Malformed("payload"));
         };
         let sealed = encryption.with_group(cx, |group, cx| group.seal(&payload.blob, aad, cx))?;
         payload.blob = sealed.into();
-        // In a group what goes to one member is unheard by the others; between two, what has to be
-        // repeated.
-        match self.config.kind {
-            Kind::Group if !repeated && fanout == Some(limits::FANOUT_ALL) => {
-                encryption.unheard = 0
-            }
-            Kind::PointToPoint if !repeated => {}
-            Kind::Group | Kind::PointToPoint => encryption.unheard += 1,
-        }
-        if encryption.unheard == limits::MLS_UNHEARD_MESSAGES {
-            encryption.unheard = 0;
-            self.renew(cx);
+        encryption.sealed = encryption.sealed.saturating_add(1);
+        if encryption.sealed.is_multiple_of(limits::MLS_UNHEARD_MESSAGES / 8) {
+            self.check_reach(cx);
         }
         Ok(())
     }
 
-    /// The peer has opened a message.
-    pub(super) fn was_heard(&mut self) {
-        if let (Kind::PointToPoint, Some(encryption)) = (self.config.kind, &mut self.encryption) {
-            encryption.unheard = 0;
+    /// A member has opened something that was sealed not long ago.
+    pub(super) fn was_heard(&mut self, name: &Name) {
+        if let Some(encryption) = &mut self.encryption {
+            encryption.acked.insert(name.clone(), encryption.sealed);
+        }
+    }
+
+    /// Whoever has not opened anything for so long that the next message would be out of its reach
+    /// needs other keys. Where nothing is acknowledged nobody knows.
+    pub(super) fn check_reach(&mut self, cx: &mut Context<'_>) {
+        let Some(encryption) = self.encryption.as_ref().filter(|_| self.config.reliable.is_some())
+        else {
+            return;
+        };
+        let unheard = |name: &Name| {
+            let acked = encryption.acked.get(name).copied().unwrap_or(0);
+            encryption.sealed.saturating_sub(acked) >= limits::MLS_UNHEARD_MESSAGES
+        };
+        let there = self.roster.iter().filter(|(_, m)| m.online && m.receives());
+        if there.map(|(name, _)| name).filter(|name| unheard(name)).count() > 0 {
+            self.renew(cx);
         }
     }
 
@@ -697,6 +712,7 @@ impl Session {
                 .with_group(cx, |group, cx| group.process(&commit.mls_content, &moderator, cx));
             let Err(error) = result else {
                 encryption.last_commit = number;
+                encryption.begin_epoch();
                 self.take_update(&message, true, cx);
                 continue;
             };

@@ -36,6 +36,7 @@ impl Session {
         self.event(Event::PeerOnline(name.clone()));
         // It may have missed that this side is there.
         self.spoke &= self.config.kind == Kind::PointToPoint;
+        self.check_reach(cx);
         self.flush_kept(cx);
         self.moderator_heard(name, cx);
     }
@@ -60,6 +61,7 @@ impl Session {
         for name in self.roster.silent() {
             self.went_offline(&name);
         }
+        self.check_reach(cx);
         let nobody = !self.roster.iter().any(|(_, member)| member.online);
         if std::mem::take(&mut self.spoke) && !nobody {
             return;

@@ -1154,7 +1154,8 @@ impl Groups {
                 assert!(there.is_none(), "{there:?} is out, and does not know");
             }
             What::Away { seat, away } => {
-                if result.is_ok() {
+                // Who is back may still wait for keys.
+                if matches!(result, Ok(_) | Err(Error::Mls(_))) {
                     group.seats[*seat].away = *away;
                 }
             }
