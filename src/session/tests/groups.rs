@@ -1755,6 +1755,68 @@ fn what_was_missed_does_not_undo_what_came_later() {
 }
 
 #[test]
+fn what_was_missed_does_not_undo_what_was_told_before_it_was_caught_up() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies = without(3);
+    assert_eq!(crowd.remove(2), Ok(()));
+    // While that one is invited again, whoever missed its removal is heard of: it is told of the
+    // return first.
+    crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::DiscoveryReply));
+    let op = crowd.invite_start(2);
+    crowd.publish(3, "here");
+    assert_eq!(crowd.others(MODERATOR), [(1, true), (3, true)]);
+    crowd.copies = all();
+    assert_eq!(crowd.result(op), Ok(()));
+    crowd.run(5 * T);
+    crowd.agree(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn a_welcome_that_comes_again_brings_nobody_back() {
+    let mut crowd = Crowd::together(true);
+    let welcome = |(_, m): &&(usize, Message)| kind(m) == T::GroupWelcome;
+    let welcome = crowd.sent.iter().rfind(welcome).unwrap().1.clone();
+    assert_eq!(destination(&welcome), crowd.names[3]);
+    assert_eq!(crowd.remove(2), Ok(()));
+    let before = crowd.count(3, T::GroupAck);
+    crowd.with(3, |app, cx| app.handle_message(welcome, ConnectionId(9), cx));
+    assert_eq!(crowd.count(3, T::GroupAck), before + 1, "it is confirmed again");
+    crowd.agree(&[0, 1, 3], "and means nothing");
+}
+
+#[test]
+fn whoever_is_being_removed_and_leaves_by_itself_is_not_waited_for() {
+    let mut crowd = Crowd::together(true);
+    crowd.copies =
+        Box::new(|from, _, m| usize::from(from != MODERATOR || kind(m) != T::LeaveRequest));
+    let op = crowd.remove_start(&crowd.names[3].clone());
+    assert!(!crowd.done.contains_key(&op));
+    crowd.close_start(3);
+    assert_eq!(crowd.done.get(&op).map(|(_, result)| result), Some(&Ok(())));
+}
+
+#[test]
+fn nothing_is_given_out_of_who_is_not_in_the_group() {
+    for reliable in [true, false] {
+        let mut crowd = Crowd::together(reliable);
+        crowd.publish(3, "of a member");
+        let of_dan = |(at, m): &&(usize, Message)| *at == 3 && kind(m) == T::Msg;
+        let message = crowd.sent.iter().find(of_dan).unwrap().1.clone();
+        assert_eq!(crowd.remove(3), Ok(()));
+        let before = crowd.sent.len();
+        for id in [1, 2, 3] {
+            let mut message = message.clone();
+            if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+                publish.session.as_mut().unwrap().message_id = id;
+            }
+            crowd.with(1, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+        }
+        assert_eq!(crowd.seen[1].messages, ["of a member"], "reliable: {reliable}");
+        assert_eq!(crowd.sent.len(), before, "nor acknowledged");
+    }
+}
+
+#[test]
 fn whoever_leaves_while_it_is_let_in_has_not_confirmed_its_welcome() {
     let mut crowd = Crowd::four(true);
     assert_eq!(crowd.invite(1), Ok(()));
