@@ -53,6 +53,8 @@ struct Seat {
     ended: bool,
     /// Its application has gone away for a while.
     away: bool,
+    /// That was confirmed at this time, and it has not asked to come back since.
+    away_since: Option<Instant>,
     published: Vec<Published>,
     /// What has come from each seat: numbers.
     received: BTreeMap<usize, BTreeSet<usize>>,
@@ -524,6 +526,7 @@ impl Groups {
 
     fn set_away(&mut self, group: usize, seat: usize, away: bool, sure: bool) {
         self.tell(|| format!("seat {group}.{seat}: away: {away}"));
+        self.groups[group].seats[seat].away_since = None;
         let (op, now) = (self.net.world.op(), self.net.world.now);
         let (app, key) = (self.groups[group].seats[seat].app, self.groups[group].seats[seat].key);
         self.net.process_mut(app).1.node.set_away(key, away, Some(op), now);
@@ -1052,6 +1055,8 @@ impl Groups {
         let old = calm && published.start + SECOND < seat.invited;
         assert!(!old, "{text}: older than its membership");
         assert!(!seat.gone.contains(&from), "{text}: from somebody who had left");
+        let away = seat.away_since.is_some_and(|since| since < published.start);
+        assert!(!away, "{text}: published while this one was away");
         let before = seat.received.get(&from);
         let twice = before.is_some_and(|seen| seen.contains(&number));
         assert!(!twice, "{text}: twice");
@@ -1157,6 +1162,7 @@ impl Groups {
                 // Who is back may still wait for keys.
                 if matches!(result, Ok(_) | Err(Error::Mls(_))) {
                     group.seats[*seat].away = *away;
+                    group.seats[*seat].away_since = away.then_some(end);
                 }
             }
             What::Close { seat: 0, members } if result.is_ok() => group.told = members.clone(),
@@ -1221,6 +1227,7 @@ impl Seat {
             closed: false,
             ended: false,
             away: false,
+            away_since: None,
             published: Vec::new(),
             received: BTreeMap::new(),
             online: BTreeMap::new(),
