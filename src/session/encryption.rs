@@ -431,8 +431,9 @@ impl Session {
     pub(super) fn encryption_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now.mono;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        // Who is away gets new keys when it is back.
-        let open = self.is_open() && self.has_joined() && !self.is_going();
+        // Who is away gets new keys when it is back; a moderator gives them all the time.
+        let away = self.is_going() && matches!(self.role, Role::Participant(_));
+        let open = self.is_open() && self.has_joined() && !away;
         let Some(encryption) = &mut self.encryption else { return };
         while encryption.held.front().is_some_and(|held| held.until <= now) {
             if let Some(held) = encryption.held.pop_front() {
@@ -757,6 +758,7 @@ impl Session {
                 return self.lost_track(&format!("this side's keys could not be renewed: {error}"));
             }
         };
+        log::debug!("session {}: asks for new keys", self.id);
         encryption.request = Some(message_id);
         encryption.behind = None;
         encryption.pause = Some(cx.now.mono + limits::MLS_REJOIN_PAUSE);

@@ -373,6 +373,7 @@ fn is_taken_while_away(kind: SessionMessageType) -> bool {
             | T::GroupClose
             | T::LeaveRequest
             | T::LeaveReply
+            | T::RejoinRequest
             | T::RejoinReply
             | T::UpdateParticipantState
     )

@@ -875,6 +875,21 @@ fn who_leaves_while_another_comes_is_out_of_the_keys_too() {
 }
 
 #[test]
+fn a_moderator_that_is_away_gives_new_keys() {
+    let mut crowd = together(true);
+    crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
+    let _ = crowd.remove(3);
+    assert_eq!(crowd.set_away(0, true), Ok(()));
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(2 * limits::MLS_REJOIN_PAUSE);
+    crowd.same_epoch(&[0, 1, 2], "away");
+    assert_eq!(crowd.others(1), [(0, false), (2, true)]);
+    assert_eq!(crowd.set_away(0, false), Ok(()));
+    crowd.run(25 * T);
+    crowd.talk(&[0, 1, 2], "back");
+}
+
+#[test]
 fn who_goes_away_while_it_gets_new_keys_stays_away() {
     let mut crowd = together(true);
     crowd.copies = Box::new(|_, to, m| {
