@@ -280,13 +280,11 @@ fn every_language_talks_to_every_other() {
         for to in &languages {
             let name = format!("org/all/{from:?}-to-{to:?}");
             let mut command = point_to_point(*from, &name, port);
-            // Anycast, as well as reliable and encrypted.
+            // Anycast as well as reliable.
             command.args(["--message", "x", "--iterations", "1"]);
             command.arg("--remote").arg(format!("org/all/to-{to:?}"));
-            if *from == C && from != to {
+            if from != to {
                 command.arg("--sticky");
-            } else if from != to {
-                command.arg("--enable-mls");
             }
             senders.push(Process::start(&name, &mut command));
         }
@@ -297,6 +295,32 @@ fn every_language_talks_to_every_other() {
     }
     for receiver in &receivers {
         assert_eq!(receiver.count("replies: x from"), languages.len(), "{}", receiver.output());
+    }
+}
+
+#[test]
+fn every_language_talks_to_every_other_with_mls() {
+    let (_node, port) = node(&mut slim());
+    let receivers: Vec<Process> = languages()
+        .into_iter()
+        .map(|language| receiver(language, &format!("org/mls/to-{language:?}"), port))
+        .collect();
+    let mut senders = Vec::new();
+    for from in languages() {
+        for to in languages() {
+            let name = format!("org/mls/{from:?}-to-{to:?}");
+            let mut command = point_to_point(from, &name, port);
+            command.args(["--message", "x", "--iterations", "1", "--enable-mls"]);
+            command.arg("--remote").arg(format!("org/mls/to-{to:?}"));
+            senders.push(Process::start(&name, &mut command));
+        }
+    }
+    for sender in &mut senders {
+        sender.expect_success();
+        assert_eq!(sender.count(": x from "), 1, "{}", sender.output());
+    }
+    for receiver in &receivers {
+        assert_eq!(receiver.count("replies: x from"), languages().len(), "{}", receiver.output());
     }
 }
 
@@ -523,18 +547,24 @@ fn a_group_program_goes_on_without_input() {
 
 #[test]
 fn one_group_of_all_languages() {
+    group_of_all_languages(false);
+}
+
+#[test]
+fn one_group_of_all_languages_with_mls() {
+    group_of_all_languages(true);
+}
+
+fn group_of_all_languages(mls: bool) {
     let (_node, port) = node(&mut slim());
-    let encrypted = languages().into_iter().map(|language| (language, true));
-    for (moderating, mls) in encrypted.chain([(CheckedC, false)]) {
+    for moderating in languages() {
         let of = |language: Language| format!("org/{moderating:?}/{language:?}");
         let mut all: Vec<Process> =
             languages().into_iter().map(|member| invited(member, &of(member), port)).collect();
         let names: Vec<String> = languages().into_iter().map(of).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut command = multicast(moderating, &format!("org/{moderating:?}/moderator"), port);
-        if mls {
-            command.arg("--enable-mls");
-        }
+        command.args(mls.then_some("--enable-mls"));
         all.push(inviting(command, &format!("org/{moderating:?}/chat"), &names));
         for speaker in 0..all.len() {
             let text = format!("from {speaker} of {moderating:?}");
@@ -550,6 +580,17 @@ fn one_group_of_all_languages() {
 
 #[test]
 fn c_moderates_the_published_package() {
+    moderates_the_published_package(CheckedC, false);
+}
+
+#[test]
+fn every_language_moderates_the_published_package_with_mls() {
+    for language in languages() {
+        moderates_the_published_package(language, true);
+    }
+}
+
+fn moderates_the_published_package(language: Language, mls: bool) {
     let (_node, port) = node(&mut slim());
     let endpoint = format!("http://127.0.0.1:{port}");
     let mut theirs = wheel("participant");
@@ -557,9 +598,8 @@ fn c_moderates_the_published_package() {
     let mut theirs = Process::start("theirs", &mut theirs);
     theirs.wait_for("ready", |line| line.contains("\"ready\""));
     let mut ours = invited(C, "org/mix/ours", port);
-    // The moderator's choice is that of all.
-    let mut command = multicast(CheckedC, "org/mix/moderator", port);
-    command.arg("--enable-mls");
+    let mut command = multicast(language, "org/mix/moderator", port);
+    command.args(mls.then_some("--enable-mls"));
     let mut moderator = inviting(command, "org/mix/chat", &["org/mix/theirs", "org/mix/ours"]);
     moderator.tell("hello");
     has_heard(&ours, "hello", 1);
@@ -573,6 +613,7 @@ fn c_moderates_the_published_package() {
     moderator.expect_success();
     theirs.expect_success();
     assert_eq!(theirs.count("\"message\""), 2, "{}", theirs.output());
+    assert_eq!(theirs.count(&format!("\"mls\": {mls}")), 1, "{}", theirs.output());
 }
 
 #[test]
@@ -670,8 +711,7 @@ fn what_is_wrong_is_said_in_one_line() {
         command.env("SLIM_LOCAL", "org/ns/x").env("SLIM_ENABLE_OPENTELEMETRY", "true");
         let mut process = Process::start("p2p", &mut command);
         assert_eq!(process.wait(), 2);
-        let output = process.output();
-        assert!(output.contains("--enable-opentelemetry is not"), "{output}");
+        assert!(process.output().contains("--enable-opentelemetry is not"), "{}", process.output());
     }
 }
 
