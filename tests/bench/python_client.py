@@ -18,11 +18,6 @@ GROUP, MEMBER = "bench/py/group", "bench/py/sub"
 IDLE = 3.0
 
 
-def report(counts, first, last, expected):
-    total = sum(counts)
-    print(f"rate {total / (last - first) if last > first else 0:.0f} received {total} of {expected}", flush=True)
-
-
 class Tally:
     def __init__(self):
         self.count, self.first, self.last = 0, 0.0, 0.0
@@ -35,8 +30,11 @@ class Tally:
 
 
 def finish(tallies, messages):
-    report([t.count for t in tallies], min(t.first for t in tallies if t.count or True),
-           max(t.last for t in tallies), messages * len(tallies))
+    total = sum(tally.count for tally in tallies)
+    first = min((tally.first for tally in tallies if tally.count), default=0.0)
+    last = max(tally.last for tally in tallies)
+    rate = total / (last - first) if last > first else 0
+    print(f"rate {rate:.0f} received {total} of {messages * len(tallies)}", flush=True)
 
 
 # libslim

@@ -5,7 +5,8 @@ Each round measures every pairing once; what is printed is the median of the rou
 first pairing. Absolute figures of two runs are not comparable: the machine's load differs.
 
 The published node is the one of the wheel (target/venv), which is always there. With --published DIR, that
-holds the programs `slim` and `slimctl` of the published release, these are measured, too. --instructions
+holds the programs `slim` and `slimctl` of the published release, these are measured, too. --python measures
+one program with our Python package and with the wheel, encrypted and in groups as well. --instructions
 counts instructions for each forwarded message with valgrind's callgrind.
 """
 import argparse
@@ -147,6 +148,54 @@ def rates(options):
                   f"p50 {p50:7.0f} us, node CPU {cpu:6.2f} us/msg")
 
 
+CLIENT = os.path.join(ROOT, "tests/bench/python_client.py")
+PYTHON_MODES = [
+    ("best effort, 1 KiB", 1, 1024, []),
+    ("best effort, 1 KiB, MLS", 1, 1024, ["--mls"]),
+    ("best effort to a group of 8 receivers, 128 B", 8, 128, ["--group"]),
+    ("best effort to a group of 8 receivers, 128 B, MLS", 8, 128, ["--group", "--mls"]),
+]
+
+
+def python_bench(stack, server, count, messages, size, flags):
+    """Messages a second that came out at all receivers together, and the part that arrived."""
+    environment = {**os.environ, "LIBSLIM": os.path.join(ROOT, "target/release/libslim.so"),
+                   "PYTHONPATH": os.path.join(ROOT, "ffi-examples/python")}
+    common = [f"http://127.0.0.1:{server.port}", str(count), str(messages), str(size), *flags]
+    pipes = {"stdout": subprocess.PIPE, "stdin": subprocess.PIPE, "text": True, "env": environment}
+    sub = subprocess.Popen([PYTHON, CLIENT, stack, "sub", *common], **pipes)
+    if sub.stdout.readline().strip() != "ready":
+        raise SystemExit(f"{stack}: the receivers did not start")
+    pub = subprocess.Popen([PYTHON, CLIENT, stack, "pub", *common], **pipes)
+    said = sub.communicate()[0]
+    pub.kill()
+    pub.communicate()
+    rate = re.search(r"rate (\d+) received (\d+) of (\d+)", said)
+    if not rate:
+        raise SystemExit(f"{stack} gave no rate: {said}")
+    return int(rate[1]), int(rate[2]) / int(rate[3])
+
+
+def python_rates(options):
+    """The same program with either Python package."""
+    pairings = [("ours", "ours", "our package, our node"), ("ours", "wheel", "our package, the wheel's node"),
+                ("wheel", "ours", "the wheel, our node"), ("wheel", "wheel", "the wheel, its own node")]
+    for title, count, size, flags in PYTHON_MODES:
+        messages = options.messages // 20 // count
+        print(f"\nPython: {title}, {messages} messages, {options.rounds} rounds, load {os.getloadavg()[0]:.1f}")
+        seen = {pairing: [] for pairing in pairings}
+        for _ in range(options.rounds):
+            for pairing in pairings:
+                stack, node, _ = pairing
+                with Server(node, None) as server:
+                    seen[pairing].append(python_bench(stack, server, count, messages, size, flags))
+        base = None
+        for (_, _, name), rounds in seen.items():
+            rate, part = (statistics.median(column) for column in zip(*rounds))
+            base = base or rate
+            print(f"  {name:30} {rate:9.0f} msg/s, ratio {rate / base:5.2f}, {part:.0%} arrived")
+
+
 def instructions(options):
     print("\ninstructions for each message forwarded (whole process, best effort, 128 B)")
     kinds = ["ours"] + (["published"] if options.published else [])
@@ -173,9 +222,12 @@ def main():
     parser.add_argument("--published", metavar="DIR", default=os.environ.get("SLIM_PUBLISHED"))
     parser.add_argument("--instructions", action="store_true")
     parser.add_argument("--keep", metavar="FILE", help="keep callgrind's output in FILE.ours and FILE.published")
+    parser.add_argument("--python", action="store_true", help="only the Python packages, ours beside the wheel")
     options = parser.parse_args()
     if options.instructions:
         return instructions(options)
+    if options.python:
+        return python_rates(options)
     rates(options)
 
 
