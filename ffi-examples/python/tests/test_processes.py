@@ -155,7 +155,9 @@ class Signals(Network):
 
     def test_ctrl_c_leaves_a_blocking_receive(self):
         program = (
-            "import libslim, sys\n"
+            "import libslim, signal, sys\n"
+            # A shell may have told these tests to ignore Ctrl-C.
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "with libslim.Node() as node, node.app('org/test/dave', secret=sys.argv[2]) as app:\n"
             "    app.connect(sys.argv[1])\n"
             "    with app.open('org/test/alice') as session:\n"
