@@ -630,7 +630,11 @@ fn stale(moderator: Who, participants: [Who; 3]) {
         // The published moderator is stuck now.
         group.members[0].tell("invite org/ns/p2", "invited org/ns/p2");
         group.agree(&[0, 1, 2, 3]);
-        group.talk(&[0, 1, 2, 3], "after");
+        // A wheel has not heard that p2 had left, and takes its first messages for repetitions.
+        match participants[0] {
+            Wheel => group.talk(&[0, 1, 3], "after"),
+            Ours => group.talk(&[0, 1, 2, 3], "after"),
+        }
     }
     group.check(&[("before", &[0, 1, 2, 3]), ("back", &[0, 1, 3])]);
 }
