@@ -650,12 +650,9 @@ SLIM_API SLIM_CHECKED slim_status slim_session_suspend(slim_session *session, in
 
 // Comes back after slim_session_suspend(), and waits until the other members know.
 // Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), MLS (this side is
-// back, but the keys of the group have changed, and its moderator gives it no new ones), TIMEOUT (it
-// goes on), CLOSED.
-SLIM_API
-SLIM_CHECKED
-slim_status slim_session_rejoin(slim_session *session,
-                                int32_t timeout_ms);
+// back, but the keys of the group have changed, and its moderator gives it no new ones), TIMEOUT
+// (it goes on), CLOSED.
+SLIM_API SLIM_CHECKED slim_status slim_session_rejoin(slim_session *session, int32_t timeout_ms);
 
 // Gives out who takes part, this side first. Free the list with slim_participants_free().
 // Errors: TIMEOUT, CLOSED.

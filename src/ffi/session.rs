@@ -604,8 +604,8 @@ pub unsafe extern "C" fn slim_session_suspend(
 
 /// Comes back after slim_session_suspend(), and waits until the other members know.
 /// Errors: NOT_ALLOWED (no group, not suspended, or something is being changed), MLS (this side is
-/// back, but the keys of the group have changed, and its moderator gives it no new ones), TIMEOUT (it
-/// goes on), CLOSED.
+/// back, but the keys of the group have changed, and its moderator gives it no new ones), TIMEOUT
+/// (it goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.
