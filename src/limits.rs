@@ -66,6 +66,8 @@ pub const MLS_EARLY_COMMITS: usize = 16;
 pub const MLS_MISSED_COMMITS: usize = 16;
 /// A member that is behind waits for so long for the missing commit, then it asks for new keys.
 pub const MLS_COMMIT_WAIT: Duration = Duration::from_secs(3);
+/// A member's clock may be ahead by so much that a commit which lets it in is waited with.
+pub const MLS_CLOCK_WAIT: Duration = Duration::from_secs(180);
 /// Between two times that a member asks for new keys.
 pub const MLS_REJOIN_PAUSE: Duration = Duration::from_secs(30);
 /// A place in an encrypted group gets a new token after this; or after two thirds of its token's

@@ -11,6 +11,7 @@ use openmls::prelude::{
 use openmls::treesync::errors::{LeafNodeValidationError, LifetimeError};
 
 use crate::identity;
+use crate::limits;
 
 /// Why an operation was refused. The group is as it was before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,14 +68,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// When the same may succeed: one of two clocks is ahead.
+    /// When the same may succeed: one of two clocks is ahead, by at most
+    /// [`limits::MLS_CLOCK_WAIT`].
     pub fn heals_after(&self) -> Option<Duration> {
-        match self {
+        let wait = match self {
             Error::NotYetValid(secs) | Error::Identity(identity::Error::NotYetValid(secs)) => {
-                Some(Duration::from_secs(*secs))
+                Duration::from_secs(*secs)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        (wait <= limits::MLS_CLOCK_WAIT).then_some(wait)
     }
 }
 

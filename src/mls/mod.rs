@@ -374,6 +374,11 @@ impl Group {
     pub fn swap(&mut self, key_package: &[u8], cx: &mut Context<'_>) -> Result<Commit, Error> {
         let (key_package, newcomer) = self.look_at(key_package, cx)?;
         let leaf = self.named(&newcomer.subject)?;
+        let key = key_package.leaf_node().signature_key().as_slice();
+        // Whoever knows the secret can make a token for any identity, but not sign with its key.
+        if self.at(leaf).is_none_or(|member| member.signature_key != key) {
+            return Err(Error::OtherKey(newcomer.subject.to_string()));
+        }
         let change = Change { add: Some(key_package), remove: Some(leaf), ..Change::default() };
         self.commit(change, Some(newcomer), cx)
     }

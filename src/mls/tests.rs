@@ -617,7 +617,10 @@ fn spec05_13_nobody_is_in_a_group_twice() {
         let subject = peers.0[number].subject();
         let candidate = Peer::with("twin", Fixed::new(&subject, p256(99), issued)).candidate();
         let refused = peers.0[0].refused(candidate.key_package());
-        assert_eq!(refused, Error::DuplicateSubject(subject));
+        assert_eq!(refused, Error::DuplicateSubject(subject.clone()));
+        // Nor does it get the place of the one that is there.
+        let taken = peers.0[0].with_group(|group, cx| group.swap(candidate.key_package(), cx));
+        assert_eq!(taken.map(|_| ()), Err(Error::OtherKey(subject)));
     }
     // The key of a member, with an identity of its own.
     let first = Peer::with("first", Fixed::new("first", p256(98), issued)).candidate();
@@ -749,6 +752,12 @@ fn spec05_11_12_a_key_package_from_the_future_is_good_later() {
     let error = moderator.refused(ahead(-365 * 24 * 3600).key_package());
     assert!(matches!(error, Error::Expired(60..=80)), "{error:?}");
     assert_eq!(error.heals_after(), None);
+    let longest = limits::MLS_CLOCK_WAIT.as_secs();
+    assert_eq!(Error::NotYetValid(longest).heals_after(), Some(limits::MLS_CLOCK_WAIT));
+    for secs in [longest + 1, u64::MAX] {
+        assert_eq!(Error::NotYetValid(secs).heals_after(), None, "nobody waits so long");
+        assert_eq!(Error::Identity(identity::Error::NotYetValid(secs)).heals_after(), None);
+    }
     // It is admitted as soon as its time has come, which is also when others apply the commit.
     let candidate = ahead(60 + 2);
     let added = loop {

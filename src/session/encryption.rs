@@ -169,7 +169,8 @@ impl Encryption {
     fn refresh_later(&mut self, now: Now) {
         let own = self.group.as_ref().and_then(Group::own);
         let life = own.and_then(|own| own.expires).map(|at| at.saturating_sub(now.unix));
-        let life = life.map_or(limits::MLS_REFRESH, |life| life * 2 / 3);
+        let life =
+            life.map_or(limits::MLS_REFRESH, |life| life.min(2 * limits::MLS_REFRESH) * 2 / 3);
         let life = life.clamp(limits::HEARTBEAT, limits::MLS_REFRESH);
         self.refresh = Some(now.mono + life);
     }
@@ -235,13 +236,17 @@ impl Encryption {
         Ok((opened.plaintext, opened.subject.to_string()))
     }
 
-    /// Keeps a message until its keys are here.
-    fn hold(&mut self, message: Incoming, len: usize, now: Instant) {
+    /// Keeps a message until its keys are here, if there is room for all of it.
+    fn hold(&mut self, message: Incoming, sealed: usize, now: Instant) {
+        let texts = message.metadata.iter().map(|(key, value)| key.len() + value.len());
+        let len = sealed + message.aad.len() + texts.sum::<usize>();
         if self.held.len() < limits::MLS_EARLY_MESSAGES
             && self.held_bytes + len <= limits::MLS_EARLY_BYTES
         {
             self.held_bytes += len;
             self.held.push_back(Held { message, len, until: now + limits::MLS_EARLY_TIME });
+        } else {
+            self.refused += 1;
         }
     }
 
@@ -324,7 +329,9 @@ impl Session {
 
     /// A member has opened something that was sealed not long ago.
     pub(super) fn was_heard(&mut self, name: &Name) {
-        if let Some(encryption) = &mut self.encryption {
+        // Acknowledgements are not signed: anybody can send one.
+        let member = self.roster.get(name).is_some();
+        if let Some(encryption) = self.encryption.as_mut().filter(|_| member) {
             encryption.acked.insert(name.clone(), encryption.sealed);
         }
     }
@@ -374,7 +381,10 @@ impl Session {
             }
             Err(mls::Error::FutureEpoch(epoch)) => {
                 encryption.hold(message, sealed.len(), cx.now.mono);
-                self.heard_epoch(epoch, cx);
+                // Anybody can write such a number; where asking does harm, a signed one is waited for.
+                if !encryption.fragile {
+                    self.heard_epoch(epoch, cx);
+                }
             }
             Err(error) => {
                 encryption.refused += 1;
@@ -508,8 +518,10 @@ impl Session {
             return Ok(());
         }
         encryption.answers.remove(&change.name);
-        let Some(subject) = encryption.subjects.remove(&change.name) else { return Ok(()) };
+        let Some(subject) = encryption.subjects.get(&change.name).cloned() else { return Ok(()) };
         let keys = encryption.commit(cx, |group, cx| group.remove(&subject, cx))?;
+        // Only now: what failed can be tried again.
+        encryption.subjects.remove(&change.name);
         change.mls = keys.0;
         Ok(())
     }
@@ -777,7 +789,9 @@ impl Session {
         }
         let own = encryption.group.as_ref().and_then(Group::own);
         match own.and_then(|own| own.expires).map(|at| at.saturating_sub(cx.now.unix)) {
-            Some(left) if !left.is_zero() => encryption.refresh = Some(cx.now.mono + left),
+            Some(left) if !left.is_zero() => {
+                encryption.refresh = Some(cx.now.mono + left.min(limits::MLS_REFRESH));
+            }
             _ => {
                 let why = "the token of this side has expired, and the moderator cannot renew it";
                 self.lost_track(why);
@@ -808,17 +822,19 @@ impl Session {
         }
     }
 
-    pub(super) fn on_rejoin_reply(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let Some(CommandPayloadType::RejoinReply(reply)) = message.command() else { return };
-        let Some(encryption) = &mut self.encryption else { return };
+    /// The present keys. `false`: they are refused, and may come again, and better.
+    pub(super) fn on_rejoin_reply(&mut self, message: &Incoming, cx: &mut Context<'_>) -> bool {
+        let Some(CommandPayloadType::RejoinReply(reply)) = message.command() else { return false };
+        let Some(encryption) = &mut self.encryption else { return false };
         if encryption.request != Some(message.message_id) {
-            return log::debug!("session {}: a late {:?}", self.id, message.kind);
+            log::debug!("session {}: a late {:?}", self.id, message.kind);
+            return false;
         }
         let RejoinReplyPayload { commit_id, mls_content } = reply.clone();
         let before = encryption.last_commit;
         if let Err(error) = encryption.join(&MlsPayload { commit_id, mls_content }, cx) {
-            // Until the request ends it may come again, and better.
-            return log::warn!("session {}: the welcome was refused: {error}", self.id);
+            log::warn!("session {}: the welcome was refused: {error}", self.id);
+            return false;
         }
         let later = encryption.early.split_off(&commit_id.saturating_add(1));
         let jumped = std::mem::replace(&mut encryption.early, later);
@@ -834,6 +850,7 @@ impl Session {
             self.done(Some(op), Ok(()));
         }
         self.apply_early(cx);
+        true
     }
 
     /// Nobody answers our request for new keys. `false`: it was none.

@@ -610,7 +610,7 @@ impl Session {
             T::RtxRequest => self.on_rtx_request(&message),
             T::GroupNack => self.on_group_nack(&message, cx),
             T::RejoinRequest => self.on_rejoin_request(&message, cx),
-            T::RejoinReply => self.on_rejoin_reply(&message, cx),
+            T::RejoinReply => return self.on_rejoin_reply(&message, cx),
             T::RtxReply => self.on_rtx_reply(message, cx),
             T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),
             T::JoinRequest => self.on_join_request(&message),

@@ -402,7 +402,7 @@ impl Session {
         let peer = message.source.clone();
         let (commit, invitation) = match self.admit(&peer, reply.key_package.as_deref(), cx) {
             Ok(keys) => keys,
-            Err(error) => return self.add_failed(error, cx),
+            Err(error) => return self.abort_add(error, cx),
         };
         self.roster.add(participant, true);
         self.roster.heard(&peer, Some(message.connection), cx.now.mono);
