@@ -63,6 +63,8 @@ pub(super) struct Encryption {
     request: Option<u32>,
     /// Not before this we ask again.
     pause: Option<Instant>,
+    /// When a message out of reach brought new keys last.
+    renewed: Option<Instant>,
     /// The roster is to be taken from the next news of our own return.
     roster_due: bool,
     /// Commits that we did not apply, since we had got new keys, and do not know the news of.
@@ -121,6 +123,7 @@ impl Encryption {
             behind: None,
             request: None,
             pause: None,
+            renewed: None,
             roster_due: false,
             jumped: BTreeSet::new(),
             ops: Vec::new(),
@@ -390,7 +393,12 @@ impl Session {
                 encryption.refused += 1;
                 let source = &message.source;
                 log::debug!("session {}: data of {source} was dropped: {error}", self.id);
-                if error == mls::Error::OutOfReach {
+                // Whoever plays an old message again shall not have the keys changed all the time.
+                let now = cx.now.mono;
+                let again =
+                    encryption.renewed.is_none_or(|at| at + limits::MLS_REJOIN_PAUSE <= now);
+                if error == mls::Error::OutOfReach && again {
+                    encryption.renewed = Some(now);
                     self.renew(cx);
                 }
             }
