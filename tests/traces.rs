@@ -772,12 +772,17 @@ fn trace_40_everything_comes_twice_with_mls() {
     // welcome it answers again. A second copy of a message cannot be opened, here as there.
     compare("40-duplicates-mls", &play, |_, lines| {
         lines.dedup_by(|b, a| b.starts_with("DiscoveryReply ") && a == b);
-        for kind in ["JoinReply ", "GroupAck "] {
-            if let Some(at) = lines.iter().position(|line| line.starts_with(kind)) {
-                lines.insert(at, lines[at].clone());
-            }
-        }
+        answered_twice(lines);
     });
+}
+
+/// A second invitation and a second welcome are answered again.
+fn answered_twice(lines: &mut Vec<String>) {
+    for kind in ["JoinReply ", "GroupAck "] {
+        if let Some(at) = lines.iter().position(|line| line.starts_with(kind)) {
+            lines.insert(at, lines[at].clone());
+        }
+    }
 }
 
 #[test]
@@ -820,11 +825,7 @@ fn trace_41_everything_comes_twice() {
         let tail = &rest[link];
         let from = tail.iter().rposition(|line| line.starts_with("Join")).unwrap();
         lines.extend_from_slice(&tail[from..]);
-        for kind in ["JoinReply ", "GroupAck "] {
-            if let Some(at) = lines.iter().position(|line| line.starts_with(kind)) {
-                lines.insert(at, lines[at].clone());
-            }
-        }
+        answered_twice(lines);
     });
 }
 

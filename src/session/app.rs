@@ -69,7 +69,6 @@ pub(crate) struct App {
     name: Name,
     version: String,
     pub(super) credentials: Credentials,
-    binding: Binding,
     /// Which way data goes in sessions that others open.
     direction: Direction,
     /// Names that the app answers to, besides its own.
@@ -131,7 +130,6 @@ impl App {
             name: name.with_id(app_id(provider.subject())),
             version: version.to_owned(),
             credentials: Credentials::new(provider, verifier, binding),
-            binding,
             direction: Direction::Both,
             aliases: BTreeSet::new(),
             sessions: HashMap::new(),
@@ -499,7 +497,7 @@ impl App {
                 incoming.kind,
                 SessionMessageType::LeaveRequest | SessionMessageType::LeaveReply
             ) && *moderator == *entry.session.me();
-            if foreign && !leaving && self.binding != Binding::Off {
+            if foreign && !leaving && self.credentials.lock().binding != Binding::Off {
                 return log::warn!(
                     "session {id}: {:?} from {}, who is not the moderator, was dropped",
                     incoming.kind,
@@ -644,11 +642,12 @@ impl App {
 
     /// The channels of a group have the ids that its moderator's identity gives them.
     fn check_channels(&self, session: Session, verified: &Verified) -> Result<Session, String> {
-        if self.binding == Binding::Off || session.has_channels_of(&verified.claims.subject) {
+        let binding = self.credentials.lock().binding;
+        if binding == Binding::Off || session.has_channels_of(&verified.claims.subject) {
             return Ok(session);
         }
         let text = "the channels of the group are not those of its moderator".to_owned();
-        if self.binding == Binding::Warn {
+        if binding == Binding::Warn {
             log::warn!("identity binding: {}: {text}", session.moderator_name());
             return Ok(session);
         }
@@ -689,13 +688,14 @@ impl App {
         sender: &Name,
         now: Now,
     ) -> Result<Verified, identity::Error> {
-        let verified = verify_control(message, &mut *self.credentials.lock().verifier, now)?;
+        let mut credentials = self.credentials.lock();
+        let verified = verify_control(message, &mut *credentials.verifier, now)?;
         let mut result = Ok(());
         if !verified.payload_signed {
             result = Err(identity::Error::PayloadNotSigned);
         }
         let source = check_source(message, &verified.claims);
-        match self.binding {
+        match credentials.binding {
             Binding::Off => {}
             Binding::Warn => {
                 for error in [source.err(), result.err()].into_iter().flatten() {

@@ -1,5 +1,5 @@
-//! Which messages of one sender have arrived, in a session without acknowledgements: what comes over two
-//! paths is given out once.
+//! Which messages of one sender have arrived, where no stream tells: in a session without
+//! acknowledgements, and those to this member alone. What comes over two paths is given out once.
 
 use std::collections::VecDeque;
 
@@ -10,20 +10,37 @@ use crate::limits;
 const MODULUS: u32 = 0x8000_0000;
 const WORDS: usize = limits::BEST_EFFORT_NUMBERS as usize / 64;
 
-/// The last numbers of one sender.
+/// The numbers of the last messages of one sender to this member alone.
+#[derive(Debug, Default)]
+pub(super) struct ArrivedDirect(VecDeque<u32>);
+
+impl ArrivedDirect {
+    /// Whether a message was not here before, as far as is remembered.
+    pub(super) fn is_new(&mut self, id: u32) -> bool {
+        if self.0.contains(&id) {
+            return false;
+        }
+        if self.0.len() == limits::SENDER_WINDOW {
+            self.0.pop_front();
+        }
+        self.0.push_back(id);
+        true
+    }
+}
+
+/// The last numbers of one sender in a session without acknowledgements.
 #[derive(Debug)]
 pub(super) struct Arrived {
     /// The furthest number.
     last: Option<u32>,
     /// A bit for each of the numbers up to it, at their place in a ring.
     bits: [u64; WORDS],
-    /// Numbers of the last messages to this member alone.
-    direct: VecDeque<u32>,
+    direct: ArrivedDirect,
 }
 
 impl Default for Arrived {
     fn default() -> Arrived {
-        Arrived { last: None, bits: [0; WORDS], direct: VecDeque::new() }
+        Arrived { last: None, bits: [0; WORDS], direct: ArrivedDirect::default() }
     }
 }
 
@@ -32,7 +49,7 @@ impl Arrived {
     /// others than that begins anew.
     pub(super) fn is_new(&mut self, id: u32) -> bool {
         if id & DIRECT != 0 {
-            return self.is_new_direct(id);
+            return self.direct.is_new(id);
         }
         let most = limits::BEST_EFFORT_NUMBERS;
         let between = |from: u32, to: u32| to.wrapping_sub(from) & (MODULUS - 1);
@@ -59,17 +76,6 @@ impl Arrived {
         let before = *word & bit != 0;
         *word = if to { *word | bit } else { *word & !bit };
         before
-    }
-
-    fn is_new_direct(&mut self, id: u32) -> bool {
-        if self.direct.contains(&id) {
-            return false;
-        }
-        if self.direct.len() == limits::SENDER_WINDOW {
-            self.direct.pop_front();
-        }
-        self.direct.push_back(id);
-        true
     }
 }
 

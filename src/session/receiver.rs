@@ -4,6 +4,7 @@ use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::arrived::ArrivedDirect;
 use super::{ReceivedMessage, Retry};
 use crate::limits;
 
@@ -79,7 +80,7 @@ pub(super) struct Receiver {
     /// The numbers that were given up last; a sender cannot repeat more.
     lost: VecDeque<u32>,
     /// Numbers of the last messages to this member alone, should they come again.
-    direct: VecDeque<u32>,
+    direct: ArrivedDirect,
 }
 
 /// A stream that began, or went on, in its middle.
@@ -111,7 +112,7 @@ impl Receiver {
             bytes: 0,
             wanted: BTreeMap::new(),
             lost: VecDeque::new(),
-            direct: VecDeque::new(),
+            direct: ArrivedDirect::default(),
         }
     }
 
@@ -122,14 +123,7 @@ impl Receiver {
 
     /// Whether a message to this member alone was not here before.
     pub(super) fn is_new(&mut self, id: u32) -> bool {
-        if self.direct.contains(&id) {
-            return false;
-        }
-        if self.direct.len() == limits::SENDER_WINDOW {
-            self.direct.pop_front();
-        }
-        self.direct.push_back(id);
-        true
+        self.direct.is_new(id)
     }
 
     /// What waits behind gaps, in bytes.
