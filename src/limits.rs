@@ -70,6 +70,11 @@ pub const MLS_COMMIT_WAIT: Duration = Duration::from_secs(3);
 pub const MLS_CLOCK_WAIT: Duration = Duration::from_secs(180);
 /// Between two times that a member asks for new keys.
 pub const MLS_REJOIN_PAUSE: Duration = Duration::from_secs(30);
+/// A moderator gives one member new keys no more often than this.
+pub const MLS_REJOIN_GAP: Duration = Duration::from_secs(1);
+/// How often [`MLS_COMMIT_WAIT`] doubles at most, where data of keys to come proves to be false: to
+/// 25 minutes.
+pub const MLS_DOUBTS: u32 = 9;
 /// A place in an encrypted group gets a new token after this; or after two thirds of its token's
 /// life, if that is less.
 pub const MLS_REFRESH: Duration = Duration::from_secs(50 * 60);

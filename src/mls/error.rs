@@ -35,9 +35,10 @@ pub enum Error {
     Own,
     /// A message that was opened before.
     Repeated,
-    /// So many messages of this sender are missing that the key cannot be computed, or so many have
-    /// come since that it is gone.
+    /// So many messages of this sender are missing that the key cannot be computed.
     OutOfReach,
+    /// So many messages of this sender have come since that the key is gone.
+    Outdated,
     /// A commit or welcome of this identity, which does not lead the group.
     NotModerator(String),
     /// A commit that does what is not done in SLIM.
@@ -97,6 +98,7 @@ impl fmt::Display for Error {
             Error::Own => f.write_str("our own MLS message"),
             Error::Repeated => f.write_str("an MLS message that was opened before"),
             Error::OutOfReach => f.write_str("an MLS message whose key is out of reach"),
+            Error::Outdated => f.write_str("an MLS message whose key is gone"),
             Error::NotModerator(subject) => {
                 write!(f, "an MLS commit of {subject:?}, which does not lead the group")
             }
@@ -197,9 +199,8 @@ pub(super) fn message<S: fmt::Display>(error: ProcessMessageError<S>) -> Error {
             MessageDecryptionError::SecretTreeError(error),
         )) => match error {
             SecretTreeError::SecretReuseError => Error::Repeated,
-            SecretTreeError::TooDistantInThePast | SecretTreeError::TooDistantInTheFuture => {
-                Error::OutOfReach
-            }
+            SecretTreeError::TooDistantInTheFuture => Error::OutOfReach,
+            SecretTreeError::TooDistantInThePast => Error::Outdated,
             error => invalid(error),
         },
         error => invalid(error),

@@ -569,7 +569,11 @@ impl Group {
         if epoch < oldest.max(self.since) {
             return Err(Error::PastEpoch(epoch));
         }
-        let processed = self.process_message(message, cx)?;
+        let processed = match self.process_message(message, cx) {
+            // Other keys than those of that time are here already.
+            Err(Error::OutOfReach) if epoch < self.epoch() => Err(Error::PastEpoch(epoch)),
+            processed => processed,
+        }?;
         let Sender::Member(leaf) = *processed.sender() else {
             return Err(Error::Forbidden("a sender from outside"));
         };

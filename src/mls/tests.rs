@@ -590,7 +590,7 @@ fn spec05_9_lost_late_repeated_and_forged_messages() {
         assert_eq!(receiver.open(&messages[n]).unwrap().plaintext, n.to_string().as_bytes());
         assert_eq!(receiver.open(&messages[n]), Err(Error::Repeated));
     }
-    assert_eq!(receiver.open(&messages[0]), Err(Error::OutOfReach));
+    assert_eq!(receiver.open(&messages[0]), Err(Error::Outdated));
     // A forged copy does not use the key up.
     let genuine = messages[far + 1].clone();
     let last = messages[far + 1].len() - 1;
@@ -599,7 +599,7 @@ fn spec05_9_lost_late_repeated_and_forged_messages() {
     receiver.open(&genuine).unwrap();
     // What is too late for its key.
     receiver.open(&messages[2 * far + 2]).unwrap();
-    assert_eq!(receiver.open(&messages[3]), Err(Error::OutOfReach));
+    assert_eq!(receiver.open(&messages[3]), Err(Error::Outdated));
     receiver.open(&messages[2 * far + 1]).unwrap();
 }
 

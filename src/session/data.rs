@@ -100,15 +100,16 @@ impl Session {
             return;
         }
         let (source, message_id) = (message.source.clone(), message.message_id);
-        let lost = message.error;
-        // Where it can be, the news is authentic, too.
+        let (lost, typed) = (message.error, message.has_type());
         if lost && !self.is_encrypted() {
             return self.arrive(&source, message_id, Arrival::Lost, false, cx);
         }
+        // Where it can be, the news is authentic, too. A node may set the flag, or take it away; but a
+        // lost message has no payload, and no type.
         let Some(received) = self.received(message, cx) else {
             return;
         };
-        if lost {
+        if received.payload.is_empty() && (lost || (self.is_encrypted() && !typed)) {
             return self.arrive(&source, message_id, Arrival::Lost, false, cx);
         }
         // The published implementation does not acknowledge this. We do, so that a sender of ours
@@ -149,10 +150,12 @@ impl Session {
     }
 
     pub(super) fn on_rtx_request(&mut self, message: &Incoming) {
-        if self.roster.get(&message.source).is_none() {
-            return;
-        }
         let (to, id) = (&message.source, message.message_id);
+        // What was not sent yet is not lost, and where nothing is repeated nobody asks.
+        let sent = self.config.reliable.is_some() && self.sender.has_sent(id);
+        if self.roster.get(to).is_none() || !sent {
+            return log::debug!("session {}: {to} asks for {id}, which was not sent", self.id);
+        }
         let reply = match self.sender.requested(id, to) {
             Some(payload) => self.data(SessionMessageType::RtxReply, to, id, &payload),
             None => {
@@ -313,8 +316,9 @@ impl Session {
             log::debug!("session {}: data without a payload was dropped", self.id);
             return None;
         };
+        // The number is authentic in an encrypted session; the mark in the metadata never is.
         let group = self.config.kind == Kind::Group;
-        let is_reply = group && message.metadata.contains_key(PUBLISH_TO);
+        let is_reply = group && message.message_id & sender::DIRECT != 0;
         Some(ReceivedMessage {
             source: message.source,
             destination: message.destination,

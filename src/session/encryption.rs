@@ -17,7 +17,6 @@ use super::credentials::Credentials;
 use super::liveness::NO_EPOCH;
 use super::moderator::{Change, Task, Work};
 use super::{roster, Context, Event, Incoming, Kind, Mls, OpId, Outgoing, Output, Role, Session};
-use crate::clock::Now;
 use crate::error::Error;
 use crate::identity::Binding;
 use crate::limits;
@@ -46,8 +45,10 @@ pub(super) struct Encryption {
     last_commit: u32,
     /// At the moderator: the identities of the members.
     subjects: BTreeMap<Name, Arc<str>>,
-    /// At the moderator: the last answer to each member that rejoined, should that be lost.
+    /// At the moderator: the last answer to each member that rejoined, until it is confirmed.
     answers: BTreeMap<Name, Outgoing>,
+    /// At the moderator: when each member rejoined last.
+    rejoined: BTreeMap<Name, Instant>,
     /// GROUP_UPDATEs whose commits cannot be applied yet, by number.
     early: BTreeMap<u32, Incoming>,
     /// When to try the first of them again: a clock was ahead.
@@ -59,12 +60,14 @@ pub(super) struct Encryption {
     heard: u64,
     /// We are behind, and ask for new keys at this time unless we catch up.
     behind: Option<Instant>,
+    /// That is only known from data, whose epoch anybody can write.
+    hearsay: bool,
+    /// So many times in a row that was not true.
+    doubts: u32,
     /// Our open REJOIN_REQUEST.
     request: Option<u32>,
     /// Not before this we ask again.
     pause: Option<Instant>,
-    /// When a message out of reach brought new keys last.
-    renewed: Option<Instant>,
     /// The roster is to be taken from the next news of our own return.
     roster_due: bool,
     /// Commits that we did not apply, since we had got new keys, and do not know the news of.
@@ -115,15 +118,17 @@ impl Encryption {
             last_commit: 0,
             subjects: BTreeMap::new(),
             answers: BTreeMap::new(),
+            rejoined: BTreeMap::new(),
             early: BTreeMap::new(),
             again: None,
             held: VecDeque::new(),
             held_bytes: 0,
             heard: 0,
             behind: None,
+            hearsay: false,
+            doubts: 0,
             request: None,
             pause: None,
-            renewed: None,
             roster_due: false,
             jumped: BTreeSet::new(),
             ops: Vec::new(),
@@ -151,15 +156,15 @@ impl Encryption {
         drop(parts);
         self.candidate = None;
         self.last_commit = welcome.commit_id;
-        self.found(group, cx.now);
+        self.found(group, cx);
         Ok(())
     }
 
-    fn found(&mut self, group: Group, now: Now) {
+    fn found(&mut self, group: Group, cx: &mut Context<'_>) {
         self.heard = group.epoch();
         self.begin_epoch();
         self.group = Some(group);
-        self.refresh_later(now);
+        self.refresh_later(cx);
     }
 
     /// The keys are new: messages are counted from the beginning.
@@ -168,14 +173,16 @@ impl Encryption {
         self.acked.clear();
     }
 
-    /// Our own place has a new token.
-    fn refresh_later(&mut self, now: Now) {
+    /// Our own place has a new token. Members of one age shall not all come at once for another.
+    fn refresh_later(&mut self, cx: &mut Context<'_>) {
+        let now = cx.now;
         let own = self.group.as_ref().and_then(Group::own);
         let life = own.and_then(|own| own.expires).map(|at| at.saturating_sub(now.unix));
         let life =
             life.map_or(limits::MLS_REFRESH, |life| life.min(2 * limits::MLS_REFRESH) * 2 / 3);
         let life = life.clamp(limits::HEARTBEAT, limits::MLS_REFRESH);
-        self.refresh = Some(now.mono + life);
+        let early = life / 8 * (cx.entropy.next_u32() % 16) / 16;
+        self.refresh = Some(now.mono + life - early);
     }
 
     fn with_group<T>(
@@ -258,7 +265,28 @@ impl Encryption {
         if self.request.is_none() {
             let at = self.pause.map_or(now, |pause| pause.max(now)) + wait;
             self.behind = Some(self.behind.map_or(at, |behind| behind.min(at)));
+            self.hearsay = false;
         }
+    }
+
+    /// Data says that we are behind. The more often that was not true, the longer we wait for the
+    /// missing commit, or for a word of a member.
+    fn doubt(&mut self, now: Instant) {
+        if self.behind.is_none() && self.request.is_none() {
+            let wait = limits::MLS_COMMIT_WAIT.saturating_mul(1 << self.doubts);
+            self.fall_behind(wait, now);
+            self.hearsay = true;
+        }
+    }
+
+    /// We have got new keys: whether a commit was missing, besides the one that let us in again.
+    fn has_missed(&mut self, missed: bool) {
+        match missed {
+            true => self.doubts = 0,
+            false if self.hearsay => self.doubts = (self.doubts + 1).min(limits::MLS_DOUBTS),
+            false => {}
+        }
+        self.hearsay = false;
     }
 
     /// When something has to be done.
@@ -386,19 +414,14 @@ impl Session {
                 encryption.hold(message, sealed.len(), cx.now.mono);
                 // Anybody can write such a number; where asking does harm, a signed one is waited for.
                 if !encryption.fragile {
-                    self.heard_epoch(epoch, cx);
+                    self.heard_epoch(epoch, false, cx);
                 }
             }
             Err(error) => {
                 encryption.refused += 1;
                 let source = &message.source;
                 log::debug!("session {}: data of {source} was dropped: {error}", self.id);
-                // Whoever plays an old message again shall not have the keys changed all the time.
-                let now = cx.now.mono;
-                let again =
-                    encryption.renewed.is_none_or(|at| at + limits::MLS_REJOIN_PAUSE <= now);
-                if error == mls::Error::OutOfReach && again {
-                    encryption.renewed = Some(now);
+                if error == mls::Error::OutOfReach {
                     self.renew(cx);
                 }
             }
@@ -427,13 +450,17 @@ impl Session {
         }
     }
 
-    /// Another member is in this epoch. Should that be ahead of us, a commit is missing.
-    fn heard_epoch(&mut self, epoch: u64, cx: &Context<'_>) {
+    /// Another member is in this epoch; `signed`: it says so itself. Should that be ahead of us, a
+    /// commit is missing.
+    fn heard_epoch(&mut self, epoch: u64, signed: bool, cx: &Context<'_>) {
         let participant = matches!(self.role, Role::Participant(_));
         let Some(encryption) = &mut self.encryption else { return };
         if participant && encryption.epoch().is_some_and(|own| own < epoch) {
             encryption.heard = encryption.heard.max(epoch);
-            encryption.fall_behind(limits::MLS_COMMIT_WAIT, cx.now.mono);
+            match signed {
+                true => encryption.fall_behind(limits::MLS_COMMIT_WAIT, cx.now.mono),
+                false => encryption.doubt(cx.now.mono),
+            }
         }
     }
 
@@ -441,7 +468,7 @@ impl Session {
         let Some(CommandPayloadType::Heartbeat(heartbeat)) = message.command() else { return };
         let member = self.roster.get(&message.source).is_some();
         if member && heartbeat.epoch != NO_EPOCH && self.has_joined() {
-            self.heard_epoch(heartbeat.epoch, cx);
+            self.heard_epoch(heartbeat.epoch, true, cx);
         }
     }
 
@@ -488,7 +515,7 @@ impl Session {
         let Some(encryption) = &mut self.encryption else { return Ok(()) };
         if encryption.group.is_none() {
             let group = Group::create(&mut encryption.credentials.lock().mls(cx))?;
-            encryption.found(group, cx.now);
+            encryption.found(group, cx);
         }
         Ok(())
     }
@@ -526,6 +553,7 @@ impl Session {
             return Ok(());
         }
         encryption.answers.remove(&change.name);
+        encryption.rejoined.remove(&change.name);
         let Some(subject) = encryption.subjects.get(&change.name).cloned() else { return Ok(()) };
         let keys = encryption.commit(cx, |group, cx| group.remove(&subject, cx))?;
         // Only now: what failed can be tried again.
@@ -534,32 +562,60 @@ impl Session {
         Ok(())
     }
 
-    /// A member needs the present keys.
-    pub(super) fn on_rejoin_request(&mut self, message: &Incoming, cx: &mut Context<'_>) {
-        let Some(CommandPayloadType::RejoinRequest(request)) = message.command() else { return };
+    /// A member needs the present keys. `false`: not now, it may ask again.
+    pub(super) fn on_rejoin_request(&mut self, message: &Incoming, cx: &mut Context<'_>) -> bool {
+        let Some(CommandPayloadType::RejoinRequest(request)) = message.command() else {
+            return false;
+        };
         let name = request.participant.as_ref().and_then(Name::from_wire);
         let source = &message.source;
         if name.as_ref() != Some(source) || self.roster.get(source).is_none() || !self.is_open() {
-            return log::warn!("session {}: {source} cannot rejoin", self.id);
+            log::warn!("session {}: {source} cannot rejoin", self.id);
+            return false;
         }
-        let (Some(encryption), Role::Moderator(_)) = (&self.encryption, &self.role) else { return };
+        let (Some(encryption), Role::Moderator(_)) = (&self.encryption, &self.role) else {
+            return false;
+        };
         if message.repeated {
             // The answer was lost, or it is being worked on.
             let answer =
                 encryption.answers.get(source).filter(|a| a.message_id == message.message_id);
             let answer = answer.cloned().map(Output::Send);
-            return self.out.extend(answer);
+            self.out.extend(answer);
+            return true;
+        }
+        // Each changes the keys of all.
+        let last = encryption.rejoined.get(source);
+        if last.is_some_and(|at| cx.now.mono < *at + limits::MLS_REJOIN_GAP) {
+            log::debug!("session {}: {source} rejoins too often", self.id);
+            return false;
         }
         let (message_id, via) = (message.message_id, message.connection);
         let key_package = request.key_package.clone();
         let request = RejoinRequest { message_id, key_package, via };
         let member = source.clone();
         self.abort_catching_up(&member, cx);
-        let Some(moderator) = self.moderator() else { return };
+        let Some(moderator) = self.moderator() else { return false };
         moderator.waiting.retain(
             |task| !matches!(&task.work, Work::Rejoin { member: known, .. } if *known == member),
         );
         self.enqueue(Task { op: None, work: Work::Rejoin { member, request } }, cx);
+        true
+    }
+
+    /// A member has got its present keys, or the news that goes with them.
+    pub(super) fn on_keys_confirmed(&mut self, member: &Name, message_id: u32) {
+        let Some(encryption) = &mut self.encryption else { return };
+        if encryption.answers.get(member).is_some_and(|answer| answer.message_id == message_id) {
+            encryption.answers.remove(member);
+        }
+        let Some(moderator) = self.moderator() else { return };
+        if let Some(left) = moderator.left.get_mut(member) {
+            left.retain(|_, change| change.message_id != message_id);
+            if left.is_empty() {
+                moderator.left.remove(member);
+            }
+        }
     }
 
     pub(super) fn begin_rejoin(
@@ -576,16 +632,19 @@ impl Session {
             }
         };
         self.out.push(Output::Send(reply));
-        let left = self.moderator().map(|moderator| {
-            moderator.missed.remove(member);
-            moderator.left.remove(member)
-        });
-        // Before it can read anything of those who have come again since.
-        for (name, change) in left.flatten().into_iter().flatten() {
-            if self.roster.get(&name).is_some() {
-                let update = self.update(&change, member);
-                self.out.push(Output::Send(update));
-            }
+        let Some(moderator) = self.moderator() else { return };
+        moderator.missed.remove(member);
+        let mut left = moderator.left.remove(member).unwrap_or_default();
+        // Before it can read anything of those who have come again since. Kept until it says that it
+        // knows: it may have to ask once more.
+        left.retain(|name, _| self.roster.get(name).is_some());
+        for change in left.values_mut() {
+            change.message_id = cx.message_id();
+            let update = self.update(change, member);
+            self.request(update, [member.clone()], cx);
+        }
+        if let (Some(moderator), false) = (self.moderator(), left.is_empty()) {
+            moderator.left.insert(member.clone(), left);
         }
         self.has_keys(member, cx);
         self.tell(&change, cx);
@@ -619,6 +678,7 @@ impl Session {
             )
         };
         encryption.answers.insert(member.clone(), reply.clone());
+        encryption.rejoined.insert(member.clone(), cx.now.mono);
         let (op, name, message_id) = (GroupUpdateOp::Rejoin, member.clone(), cx.message_id());
         Ok((Change { op, participant, name, message_id, mls: commit }, reply))
     }
@@ -635,7 +695,7 @@ impl Session {
     pub(super) fn begin_refresh(&mut self, cx: &mut Context<'_>) {
         let Some(encryption) = &mut self.encryption else { return self.task_done(Ok(()), cx) };
         let keys = encryption.commit(cx, Group::refresh);
-        encryption.refresh_later(cx.now);
+        encryption.refresh_later(cx);
         match keys {
             Ok((commit, _)) => {
                 let participant = roster::describe(&self.me, self.config.direction, true);
@@ -673,10 +733,8 @@ impl Session {
         let Some(encryption) = &mut self.encryption else { return false };
         let last = encryption.last_commit;
         if number <= last {
-            let due = about_us && number == last && std::mem::take(&mut encryption.roster_due);
-            if due {
-                let participants = update.participants.clone();
-                self.take_roster(&participants, cx);
+            if about_us && number == last {
+                self.take_roster(update, cx);
             }
             self.hear_of_jumped(&message);
             return self.take_update(&message, false, cx);
@@ -724,32 +782,39 @@ impl Session {
 
     /// Applies the commits whose turn it is.
     fn apply_early(&mut self, cx: &mut Context<'_>) {
+        let (mut applied, mut stuck, mut refused) = (false, false, None);
         while let Some(encryption) = &mut self.encryption {
-            let Some(number) = encryption.last_commit.checked_add(1) else { return };
+            let Some(number) = encryption.last_commit.checked_add(1) else { break };
             let Some(message) = encryption.early.remove(&number) else { break };
-            let Some((_, commit)) = update_of(&message) else { break };
+            let Some((update, commit)) = update_of(&message) else { break };
             let moderator = Arc::clone(&encryption.moderator);
             let result = encryption
                 .with_group(cx, |group, cx| group.process(&commit.mls_content, &moderator, cx));
             let Err(error) = result else {
                 encryption.last_commit = number;
                 encryption.begin_epoch();
+                applied = true;
+                self.take_roster(update, cx);
                 self.take_update(&message, true, cx);
                 continue;
             };
+            stuck = true;
             match error.heals_after() {
                 Some(wait) => {
                     encryption.again = Some(cx.now.mono + wait);
                     encryption.early.insert(number, message);
                 }
-                None => {
-                    log::warn!("session {}: commit {number} was refused: {error}", self.id);
-                    encryption.fall_behind(Duration::ZERO, cx.now.mono);
-                }
+                None => refused = Some((number, error)),
             }
-            return;
+            break;
         }
-        self.catch_up_with_data(cx);
+        if applied || !stuck {
+            self.catch_up_with_data(cx);
+        }
+        if let (Some((number, error)), Some(encryption)) = (refused, &mut self.encryption) {
+            log::warn!("session {}: commit {number} was refused: {error}", self.id);
+            encryption.fall_behind(Duration::ZERO, cx.now.mono);
+        }
     }
 
     /// There are new keys: what waited for them is taken.
@@ -844,6 +909,7 @@ impl Session {
             log::warn!("session {}: the welcome was refused: {error}", self.id);
             return false;
         }
+        encryption.has_missed(commit_id.saturating_sub(before) > 1);
         let later = encryption.early.split_off(&commit_id.saturating_add(1));
         let jumped = std::mem::replace(&mut encryption.early, later);
         let first = commit_id.saturating_sub(limits::MISSED_UPDATES as u32);
@@ -887,7 +953,7 @@ impl Session {
     }
 
     /// The application learns once that this side does not follow.
-    fn lost_track(&mut self, why: &str) {
+    pub(super) fn lost_track(&mut self, why: &str) {
         let Some(encryption) = &mut self.encryption else { return };
         if !std::mem::replace(&mut encryption.told, true) {
             let text = format!(
@@ -899,16 +965,27 @@ impl Session {
         }
     }
 
-    /// What happened while we could not follow: who is here now.
-    fn take_roster(&mut self, participants: &[crate::wire::Participant], cx: &mut Context<'_>) {
+    /// What happened while we could not follow: the first news after that says who is here now.
+    fn take_roster(&mut self, update: &GroupUpdatePayload, cx: &mut Context<'_>) {
+        let due = self.encryption.as_mut().map(|encryption| &mut encryption.roster_due);
+        if !due.is_some_and(std::mem::take) {
+            return;
+        }
         let named = |p: &crate::wire::Participant| p.name.as_ref().and_then(Name::from_wire);
+        let participants = &update.participants;
         let here: Vec<Name> = participants.iter().filter_map(named).collect();
         let known: Vec<Name> = self.roster.names().cloned().collect();
+        // Whoever this is about comes or goes with it.
+        let about = update.participant.as_ref().and_then(named);
+        let about = about.filter(|_| update.op != GroupUpdateOp::Rejoin as i32);
         for gone in known.iter().filter(|name| !here.contains(name)) {
             self.member_left(gone, cx);
         }
         for member in participants {
-            let Some(name) = named(member).filter(|name| *name != self.me) else { continue };
+            let Some(name) = named(member) else { continue };
+            if name == self.me || Some(&name) == about.as_ref() {
+                continue;
+            }
             if self.config.kind == Kind::Group && self.roster.add(member, false).is_some() {
                 self.roster.set_ready(&name);
             }

@@ -319,6 +319,14 @@ impl Incoming {
         }
     }
 
+    /// Whether it says what its payload is.
+    fn has_type(&self) -> bool {
+        match &self.content {
+            Some(ContentType::AppPayload(payload)) => !payload.payload_type.is_empty(),
+            _ => false,
+        }
+    }
+
     fn command(&self) -> Option<&CommandPayloadType> {
         match self.content.as_ref()? {
             ContentType::CommandPayload(command) => command.command_payload_type.as_ref(),
@@ -609,7 +617,7 @@ impl Session {
             T::MsgAck => self.on_ack(&message),
             T::RtxRequest => self.on_rtx_request(&message),
             T::GroupNack => self.on_group_nack(&message, cx),
-            T::RejoinRequest => self.on_rejoin_request(&message, cx),
+            T::RejoinRequest => return self.on_rejoin_request(&message, cx),
             T::RejoinReply => return self.on_rejoin_reply(&message, cx),
             T::RtxReply => self.on_rtx_reply(message, cx),
             T::DiscoveryReply | T::JoinReply => self.on_reply(&message, cx),

@@ -247,10 +247,14 @@ impl Session {
             }
             Work::Tell { change, .. } => {
                 let mut change = change.clone();
-                if let Err(error) = self.commit_removal(&mut change, cx) {
-                    log::error!("session {}: {}: {error}", self.id, change.name);
+                match self.commit_removal(&mut change, cx) {
+                    Ok(()) => self.tell(&change, cx),
+                    Err(error) => {
+                        let name = &change.name;
+                        self.lost_track(&format!("the keys of {name} could not be taken: {error}"));
+                        self.task_done(Ok(()), cx);
+                    }
                 }
-                self.tell(&change, cx);
             }
             Work::CatchUp { .. } => self.catch_up(cx),
             Work::Rejoin { member, request } => {
@@ -499,7 +503,10 @@ impl Session {
             if encrypted && change.op == GroupUpdateOp::Remove {
                 let left = moderator.left.entry(name.clone()).or_default();
                 if left.len() < limits::MISSED_UPDATES || left.contains_key(&change.name) {
-                    left.insert(change.name.clone(), change.clone());
+                    // It is told when it has later keys: the number of the commit is enough.
+                    let mut change = change.clone();
+                    change.mls.iter_mut().for_each(|mls| mls.mls_content.clear());
+                    left.insert(change.name.clone(), change);
                 }
             }
             missed.retain(|known| encrypted || known.name != change.name);
@@ -554,6 +561,10 @@ impl Session {
     pub(super) fn abort_catching_up(&mut self, member: &Name, cx: &mut Context<'_>) {
         let Some(moderator) = self.moderator() else { return };
         moderator.missed.remove(member);
+        // One that waits would find nothing, and forget who has left.
+        moderator.waiting.retain(
+            |task| !matches!(&task.work, Work::CatchUp { member: known, .. } if known == member),
+        );
         match self.current() {
             Some(Work::CatchUp { member: known, update, .. }) if known == member => {
                 let update = update.take();
@@ -593,6 +604,7 @@ impl Session {
 
     /// Somebody confirms something; or says that it has heard it, but other keys than ours.
     pub(super) fn on_group_ack(&mut self, message: &Incoming, cx: &mut Context<'_>) {
+        self.on_keys_confirmed(&message.source, message.message_id);
         self.on_answer(message, cx);
     }
 

@@ -300,6 +300,11 @@ impl Sender {
         lacking.then(|| sent.payload.clone())
     }
 
+    /// Whether a number of the sequence has been used.
+    pub(super) fn has_sent(&self, message_id: u32) -> bool {
+        message_id & DIRECT == 0 && self.number(message_id) > 0
+    }
+
     /// A member went offline: its acknowledgements will not come.
     pub(super) fn offline(&mut self, name: &Name, out: &mut Vec<Output>) {
         for number in self.sent.keys().copied().collect::<Vec<_>>() {

@@ -30,6 +30,8 @@ struct Group {
     seats: Vec<Seat>,
     /// Invitations that have no answer yet.
     invited: BTreeMap<OpId, (Name, Instant)>,
+    /// Those that were given up, and when: the newcomer may have been let in, and find that out later.
+    given_up: Vec<(Name, Instant, Instant)>,
     /// When somebody of such a name was invited last.
     last_invited: Vec<(Name, Instant)>,
     /// The moderator's close succeeded: these were told.
@@ -426,6 +428,7 @@ impl Groups {
             channels,
             seats: vec![seat],
             invited: BTreeMap::new(),
+            given_up: Vec::new(),
             last_invited: Vec::new(),
             told: Vec::new(),
         });
@@ -517,7 +520,8 @@ impl Groups {
         let Some(&at) = open.get(self.roll(open.len())) else { return };
         let Call { group, op, what, .. } = self.calls.remove(at);
         self.tell(|| format!("group {group}: cancel {what:?}"));
-        self.groups[group].invited.remove(&op);
+        let now = self.now();
+        self.groups[group].give_up(op, now);
         let (app, key) = (self.groups[group].seats[0].app, self.groups[group].seats[0].key);
         let now = self.net.world.now;
         self.net.process_mut(app).1.node.cancel(key, op, now);
@@ -977,8 +981,13 @@ impl Groups {
                     assert!(seat.ended || ended, "{full} is in group {group} twice");
                 }
                 let open = g.invited.values().filter(|(name, _)| means(name, full));
+                let late = |over: &Instant| *over + self.change(group) >= self.now();
+                let given_up =
+                    g.given_up.iter().filter(|(name, _, over)| means(name, full) && late(over));
                 let last = g.last_invited.iter().rfind(|(name, _)| means(name, full));
-                let invited = open.map(|(_, start)| *start).min().or(last.map(|(_, at)| *at));
+                let open =
+                    open.map(|(_, start)| *start).chain(given_up.map(|(_, start, _)| *start));
+                let invited = open.min().or(last.map(|(_, at)| *at));
                 let invited = invited.expect("somebody whom nobody invited");
                 self.tell(|| format!("app {app} is seat {group}.{}", g.seats.len()));
                 let full = full.clone();
@@ -1143,7 +1152,10 @@ impl Groups {
         let group = &mut self.groups[call.group];
         match &call.what {
             What::Invite { target } => {
-                group.invited.remove(&call.op);
+                match result.is_ok() {
+                    true => drop(group.invited.remove(&call.op)),
+                    false => group.give_up(call.op, end),
+                }
                 let came = |seat: &Seat| means(target, &seat.me) && seat.accepted >= call.start;
                 let came = group.seats.iter().any(came);
                 assert!(came || result.is_err(), "{target} is in, and does not know");
@@ -1200,6 +1212,12 @@ fn means(name: &Name, full: &Name) -> bool {
 }
 
 impl Group {
+    /// An invitation has come to nothing, as far as the moderator knows.
+    fn give_up(&mut self, op: OpId, now: Instant) {
+        let invitation = self.invited.remove(&op);
+        self.given_up.extend(invitation.map(|(target, start)| (target, start, now)));
+    }
+
     /// The timers of its control messages.
     fn retry(&self) -> Retry {
         self.config.reliable.unwrap_or_default()
