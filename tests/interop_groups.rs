@@ -4,8 +4,16 @@
 #[path = "interop/support.rs"]
 mod support;
 
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use slim::api::{self, App, Event, Item, Kind, Mls, PublishOptions, SessionOptions};
+use slim::clock::Now;
+use slim::config::{ClientConfig, NodeConfig};
+use slim::entropy::{Entropy, SystemEntropy};
+use slim::error::Error;
+use slim::identity::{self, Provider, SharedSecret, SharedSecretVerifier};
 use support::Who::{Ours, Wheel};
 use support::{slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
 
@@ -649,4 +657,205 @@ fn spec05_6_a_wheel_comes_back_to_new_keys() {
 fn spec05_6_ours_comes_back_to_new_keys() {
     stale(Wheel, [Ours, Wheel, Ours]);
     stale(Ours, [Ours, Wheel, Ours]);
+}
+
+/// An identity whose tokens are old already when they are made.
+struct Aged {
+    identity: SharedSecret,
+    age: Duration,
+}
+
+impl Provider for Aged {
+    fn subject(&self) -> &str {
+        self.identity.subject()
+    }
+
+    fn public_key(&self) -> &[u8] {
+        self.identity.public_key()
+    }
+
+    fn token(&mut self, now: Now, entropy: &mut dyn Entropy) -> Result<Arc<str>, identity::Error> {
+        // One of another time, lest the last one is given out again.
+        self.identity.token(Now { unix: Duration::ZERO, ..now }, entropy)?;
+        self.identity.token(Now { unix: now.unix - self.age, ..now }, entropy)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, identity::Error> {
+        self.identity.sign(message)
+    }
+}
+
+/// How long such a token is still good for. A published member joins with nothing younger in the
+/// group: it needs its time for that.
+fn rest() -> Duration {
+    match std::env::var_os("SLIM_SOAK") {
+        Some(_) => Duration::from_secs(100),
+        None => Duration::from_secs(20),
+    }
+}
+
+/// An app in this process whose tokens are an hour old but for the rest.
+fn aged(name: &str, node: &Node) -> (api::Node, App) {
+    let age = Duration::from_secs(3600) - rest();
+    let identity = SharedSecret::new(name, SECRET, &mut SystemEntropy).unwrap();
+    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
+    let here = api::Node::new(&NodeConfig::default()).unwrap();
+    let app = here.app_with_identity(name, Box::new(Aged { identity, age }), verifier).unwrap();
+    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
+    (here, app)
+}
+
+fn sealed(kind: Kind) -> SessionOptions {
+    SessionOptions { kind, mls: Some(Mls::default()), events: true, ..SessionOptions::default() }
+}
+
+/// Says it to all others, who have to confirm it.
+fn say(session: &api::Session, text: &str) -> Result<(), Error> {
+    let op = session.publish_start(text.as_bytes(), &PublishOptions::default())?;
+    op.wait(Some(PATIENCE))
+}
+
+/// Waits for a message, and gives what else happened before.
+fn heard(session: &api::Session, text: &str) -> Vec<Event> {
+    let mut events = Vec::new();
+    loop {
+        match session.receive(Some(PATIENCE)) {
+            Ok(Item::Message(message)) if message.payload == text.as_bytes() => return events,
+            Ok(Item::Message(_)) => {}
+            Ok(Item::Event(event)) => events.push(event),
+            Err(error) => panic!("no {text:?}: {error}, after {events:?}"),
+        }
+    }
+}
+
+/// Our moderator and our member, both with old tokens, and published members.
+fn an_hour_under_our_moderator() {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls: true, binding: "enforce", ..Setting::new(&node) };
+    let mut wheels: Vec<Member> =
+        ["org/ns/w1", "org/ns/w2"].iter().map(|name| setting.participant(Wheel, name)).collect();
+    let (_b, bob) = aged("org/ns/bob", &node);
+    let (_a, ann) = aged("org/ns/ann", &node);
+    let begun = Instant::now();
+    let ours = ann.open(&sealed(Kind::Group), ROOM, Some(PATIENCE)).unwrap();
+    for name in ["org/ns/w1", "org/ns/bob"] {
+        ours.invite(name, Some(PATIENCE)).unwrap();
+    }
+    let theirs = bob.accept(true, Some(PATIENCE)).unwrap();
+    let talk = |wheels: &mut [Member], text: &str, others: &[usize]| {
+        say(&ours, &format!("{text} of ann")).unwrap();
+        say(&theirs, &format!("{text} of bob")).unwrap();
+        heard(&theirs, &format!("{text} of ann"));
+        heard(&ours, &format!("{text} of bob"));
+        for at in others {
+            for line in ["ann", "bob"].map(|who| format!("org/ns/{who} > {text} of {who}")) {
+                wheels[*at].process.wait_for(&line, |known| known == line);
+            }
+            wheels[*at].tell(&format!("{text} of {at}"), "delivered");
+            heard(&ours, &format!("{text} of {at}"));
+            heard(&theirs, &format!("{text} of {at}"));
+        }
+    };
+    talk(&mut wheels, "young", &[0]);
+    // Until the tokens that all came in with are long past.
+    let mut said = 0;
+    while begun.elapsed() < rest() * 3 / 2 {
+        talk(&mut wheels, &format!("{said} on the way"), &[0]);
+        said += 1;
+        thread::sleep(rest() / 10);
+    }
+    ours.invite("org/ns/w2", Some(PATIENCE)).unwrap();
+    talk(&mut wheels, "old", &[0, 1]);
+    ours.remove("org/ns/w1", Some(PATIENCE)).unwrap();
+    talk(&mut wheels, "last", &[1]);
+}
+
+/// Our member in a published moderator's group.
+fn an_hour_under_a_published_moderator() {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls: true, binding: "enforce", ..Setting::new(&node) };
+    let (_b, bob) = aged("org/ns/bob", &node);
+    let begun = Instant::now();
+    let mut moderator = setting.moderator(Wheel, "org/ns/mod", &["org/ns/bob"]);
+    let theirs = bob.accept(true, Some(PATIENCE)).unwrap();
+    say(&theirs, "young").unwrap();
+    let line = "org/ns/bob > young";
+    moderator.process.wait_for(line, |known| known == line);
+    // It is told when its token has expired, and not before.
+    let told = loop {
+        match theirs.receive(Some(PATIENCE + rest())) {
+            Ok(Item::Event(Event::EncryptionLost(text))) => break text,
+            Ok(_) => {}
+            Err(error) => panic!("not told: {error}"),
+        }
+    };
+    assert!(told.contains("expired"), "{told}");
+    assert!(begun.elapsed() + Duration::from_secs(2) > rest(), "{:?}", begun.elapsed());
+    // What it says is not believed any more, to the second; what it hears is.
+    thread::sleep(Duration::from_secs(2));
+    moderator.tell("from mod", "delivered");
+    heard(&theirs, "from mod");
+    let refused = say(&theirs, "old");
+    assert!(matches!(refused, Err(Error::Undelivered(_))), "{refused:?}");
+    assert_eq!(moderator.got("org/ns/bob > old"), 0);
+}
+
+/// Our side of a session with a published peer, whoever opened it.
+fn an_hour_between_two(initiator: Who) {
+    let node = Node::start(Ours, "enforce");
+    let (_a, ann) = aged("org/ns/ann", &node);
+    let endpoint = node.endpoint();
+    let mut command = wheel(if initiator == Ours { "echo" } else { "send" });
+    command.args(["--local", "org/ns/peer", "--slim", &endpoint, "--seconds", "300", "--mls"]);
+    command.env("SLIM_IDENTITY_BINDING", "enforce");
+    let every = (rest().as_secs() / 10).to_string();
+    match initiator {
+        Ours => command.arg("--reply"),
+        Wheel => {
+            command.args(["--remote", "org/ns/ann", "--reply", "--count", "15", "--every", &every])
+        }
+    };
+    let mut peer = Process::start("peer", &mut command);
+    peer.wait_for("ready", |line| line.contains("ready"));
+    let begun = Instant::now();
+    match initiator {
+        Ours => {
+            let session = ann.open(&sealed(Kind::PointToPoint), "org/ns/peer", Some(PATIENCE));
+            let session = session.unwrap();
+            let mut said = 0;
+            while begun.elapsed() < rest() * 3 / 2 {
+                say(&session, &format!("{said}")).unwrap();
+                heard(&session, &format!("{said} from upstream"));
+                said += 1;
+                thread::sleep(rest() / 10);
+            }
+        }
+        Wheel => {
+            let session = ann.accept(true, Some(PATIENCE)).unwrap();
+            for _ in 0..15 {
+                heard(&session, "hello");
+                say(&session, "and to you").unwrap();
+            }
+            peer.expect_success();
+            assert!(peer.output().contains("\"replies\": 15"), "{}", peer.output());
+        }
+    }
+    assert!(begun.elapsed() > rest() * 4 / 3, "{:?}", begun.elapsed());
+}
+
+/// Tokens that are almost an hour old when their owners join (with `SLIM_SOAK`, 3,500 seconds).
+/// What is waited for overlaps.
+#[test]
+fn spec05_16_after_an_hour() {
+    thread::scope(|scope| {
+        let cases: [Box<dyn Fn() + Send>; 4] = [
+            Box::new(an_hour_under_our_moderator),
+            Box::new(an_hour_under_a_published_moderator),
+            Box::new(|| an_hour_between_two(Ours)),
+            Box::new(|| an_hour_between_two(Wheel)),
+        ];
+        let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
+        let failed = running.into_iter().filter_map(|case| case.join().err());
+        assert_eq!(failed.count(), 0, "above");
+    });
 }

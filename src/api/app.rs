@@ -11,7 +11,7 @@ use crate::config::{ClientConfig, IdentityConfig, ProviderConfig, VerifierConfig
 use crate::driver::{deadline_after, Answer, AppShared, Command, OpSlot, Reply, Shared};
 use crate::entropy::SystemEntropy;
 use crate::error::{Error, Result};
-use crate::identity::{SharedSecret, SharedSecretVerifier};
+use crate::identity::{Provider, SharedSecret, SharedSecretVerifier, Verifier};
 use crate::limits;
 use crate::name::Name;
 
@@ -23,13 +23,21 @@ pub struct App {
 
 impl App {
     pub(super) fn new(node: &Arc<Shared>, name: &Name, identity: &IdentityConfig) -> Result<App> {
-        check_name(name)?;
         let ProviderConfig::SharedSecret { id, secret } = &identity.provider;
         let id = id.clone().unwrap_or_else(|| name.service());
         let provider = SharedSecret::new(&id, secret, &mut SystemEntropy)?;
         let VerifierConfig::SharedSecret { secret } = &identity.verifier;
         let verifier = SharedSecretVerifier::new(secret)?;
-        let (provider, verifier) = (Box::new(provider), Box::new(verifier));
+        App::with_identity(node, name, Box::new(provider), Box::new(verifier))
+    }
+
+    pub(super) fn with_identity(
+        node: &Arc<Shared>,
+        name: &Name,
+        provider: Box<dyn Provider>,
+        verifier: Box<dyn Verifier>,
+    ) -> Result<App> {
+        check_name(name)?;
         let command = |answer| Command::NewApp(name.clone(), provider, verifier, answer);
         match node.call(command, None, "making an app")? {
             Reply::App(app) => Ok(App { node: Arc::clone(node), app }),

@@ -7,7 +7,7 @@ use crate::config::{ClientConfig, IdentityConfig, NodeConfig, ServerConfig};
 use crate::driver::{Command, NodeHandle, Reply};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
-use crate::identity::Binding;
+use crate::identity::{Binding, Provider, Verifier};
 use crate::link::Identity;
 use crate::logging;
 use crate::name::Name;
@@ -71,6 +71,16 @@ impl Node {
     /// is derived from its identity).
     pub fn app(&self, name: &str, identity: &IdentityConfig) -> Result<App> {
         App::new(&self.handle.shared, &Name::parse(name)?, identity)
+    }
+
+    /// Makes an app that proves who it is, and checks who others are, in a way of its own.
+    pub fn app_with_identity(
+        &self,
+        name: &str,
+        provider: Box<dyn Provider>,
+        verifier: Box<dyn Verifier>,
+    ) -> Result<App> {
+        App::with_identity(&self.handle.shared, &Name::parse(name)?, provider, verifier)
     }
 
     /// Makes an app whose identity is a secret that all parties share.

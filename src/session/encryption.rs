@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use super::credentials::Credentials;
 use super::liveness::NO_EPOCH;
 use super::moderator::{Change, Task, Work};
-use super::{roster, Context, Event, Incoming, Kind, Mls, OpId, Outgoing, Output, Role, Session};
+use super::roster::{self, Member};
+use super::{Context, Event, Incoming, Kind, Mls, OpId, Outgoing, Output, Role, Session};
 use crate::error::Error;
 use crate::identity::Binding;
 use crate::limits;
@@ -358,7 +359,7 @@ impl Session {
         Ok(())
     }
 
-    /// A member has opened something that was sealed not long ago.
+    /// A member has opened something that was sealed not long ago, or could have.
     pub(super) fn was_heard(&mut self, name: &Name) {
         // Acknowledgements are not signed: anybody can send one.
         let member = self.roster.get(name).is_some();
@@ -368,20 +369,27 @@ impl Session {
     }
 
     /// Whoever has not opened anything for so long that the next message would be out of its reach
-    /// needs other keys. Where nothing is acknowledged nobody knows.
+    /// needs other keys. Where nothing is acknowledged, nobody knows that of those who are there.
     pub(super) fn check_reach(&mut self, cx: &mut Context<'_>) {
-        let Some(encryption) = self.encryption.as_ref().filter(|_| self.config.reliable.is_some())
-        else {
-            return;
-        };
-        let unheard = |name: &Name| {
-            let acked = encryption.acked.get(name).copied().unwrap_or(0);
-            encryption.sealed.saturating_sub(acked) >= limits::MLS_UNHEARD_MESSAGES
-        };
         let there = self.roster.iter().filter(|(_, m)| m.online && m.receives());
-        if there.map(|(name, _)| name).filter(|name| unheard(name)).count() > 0 {
+        let unheard = there.map(|(name, _)| name).any(|name| self.is_unheard(name));
+        if unheard && self.config.reliable.is_some() {
             self.renew(cx);
         }
+    }
+
+    /// The same for one who could hear nothing for a while.
+    pub(super) fn check_reach_of(&mut self, name: &Name, cx: &mut Context<'_>) {
+        if self.roster.get(name).is_some_and(Member::receives) && self.is_unheard(name) {
+            self.renew(cx);
+        }
+    }
+
+    fn is_unheard(&self, name: &Name) -> bool {
+        self.encryption.as_ref().is_some_and(|encryption| {
+            let acked = encryption.acked.get(name).copied().unwrap_or(0);
+            encryption.sealed.saturating_sub(acked) >= limits::MLS_UNHEARD_MESSAGES
+        })
     }
 
     /// Data that could not be opened, so far.

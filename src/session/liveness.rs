@@ -36,7 +36,7 @@ impl Session {
         self.event(Event::PeerOnline(name.clone()));
         // It may have missed that this side is there.
         self.spoke &= self.config.kind == Kind::PointToPoint;
-        self.check_reach(cx);
+        self.check_reach_of(name, cx);
         self.flush_kept(cx);
         self.moderator_heard(name, cx);
     }
@@ -47,6 +47,10 @@ impl Session {
             return;
         }
         self.event(Event::PeerOffline(name.clone()));
+        if self.config.reliable.is_none() {
+            // It could hear all that until now.
+            self.was_heard(name);
+        }
         let mut out = Vec::new();
         self.sender.offline(name, &mut out);
         self.handle_sender(out);

@@ -300,9 +300,10 @@ impl Sender {
         lacking.then(|| sent.payload.clone())
     }
 
-    /// Whether a number of the sequence has been used.
+    /// Whether a number has been used, as far as is known.
     pub(super) fn has_sent(&self, message_id: u32) -> bool {
-        message_id & DIRECT == 0 && self.number(message_id) > 0
+        let number = self.number(message_id);
+        self.sent.contains_key(&number) || (1..FIRST_DIRECT).contains(&number)
     }
 
     /// A member went offline: its acknowledgements will not come.

@@ -791,8 +791,31 @@ impl Groups {
         }
     }
 
+    /// Where nothing is acknowledged nobody knows of a member that it has missed too much of one
+    /// sender to read more of it. It finds out with the next message, which it loses, and gets new keys.
+    fn find_lost_keys(&mut self) {
+        let mut found = false;
+        for group in 0..self.groups.len() {
+            let config = &self.groups[group].config;
+            if config.mls.is_none() || config.reliable.is_some() {
+                continue;
+            }
+            for seat in self.members(group) {
+                let state = &self.groups[group].seats[seat];
+                let many = state.published.len() >= limits::MLS_UNHEARD_MESSAGES as usize;
+                if many && state.direction.sends() && !state.away {
+                    found |= self.publish(group, seat, None, 10, false);
+                }
+            }
+        }
+        if found {
+            self.advance(limits::MLS_REJOIN_PAUSE + 2 * SECOND);
+        }
+    }
+
     /// Everybody publishes, to all and to one, and everybody gets it.
     fn everybody_talks(&mut self) {
+        self.find_lost_keys();
         for group in 0..self.groups.len() {
             for seat in self.members(group) {
                 let state = &self.groups[group].seats[seat];

@@ -534,6 +534,30 @@ fn who_repeats_in_vain_renews_the_keys_before_they_are_out_of_reach() {
 }
 
 #[test]
+fn who_was_away_while_too_much_was_said_can_read_what_follows() {
+    for from in [0, 2] {
+        let mut crowd = together(false);
+        let before = crowd.epoch(0);
+        for n in 0..limits::MLS_UNHEARD_MESSAGES - 1 {
+            crowd.publish(from, &n.to_string());
+        }
+        assert_eq!(crowd.set_away(1, true), Ok(()));
+        assert_eq!(crowd.set_away(1, false), Ok(()));
+        assert_eq!(crowd.epoch(0), before, "it has heard that");
+        assert_eq!(crowd.set_away(1, true), Ok(()));
+        for n in 0..limits::MLS_SKIPPED_MESSAGES + 1 {
+            crowd.publish(from, &n.to_string());
+        }
+        assert_eq!(crowd.set_away(1, false), Ok(()));
+        crowd.run(T);
+        assert!(crowd.epoch(0) > before);
+        crowd.publish(from, "after");
+        assert_eq!(crowd.seen[1].messages.last().unwrap(), "after");
+        assert_eq!(crowd.apps[1].unreadable(), 0);
+    }
+}
+
+#[test]
 fn what_goes_to_one_member_does_not_get_the_others_out_of_reach() {
     let mut crowd = four(true);
     assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
