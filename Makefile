@@ -99,6 +99,7 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --lib mls::
 	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1
+	SLIM_SOAK=1 $(CARGO) test --features cli --test interop_groups spec05_16
 	@rustc +nightly --version >/dev/null 2>&1 || \
 		echo "the Rust tests are not run under ASAN: no nightly Rust" >&2
 	! rustc +nightly --version >/dev/null 2>&1 || \

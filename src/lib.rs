@@ -150,3 +150,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub fn protocol_version() -> String {
     format!("3.4.6+libslim.{VERSION}")
 }
+
+/// Whether somebody who announces this version is of this library.
+pub(crate) fn is_ours(version: &str) -> bool {
+    version.contains("+libslim")
+}

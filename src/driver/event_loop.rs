@@ -398,8 +398,10 @@ impl EventLoop {
         self.carry_out(now);
         for transport in &transports {
             // After writing: what was written to the peer has acknowledged already.
-            if let Some(socket) = self.sockets.get(transport) {
-                socket.acknowledge_at_once();
+            if self.node.waits_for_acknowledgement(*transport) {
+                if let Some(socket) = self.sockets.get(transport) {
+                    socket.acknowledge_at_once();
+                }
             }
         }
     }

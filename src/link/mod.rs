@@ -180,6 +180,8 @@ pub struct Link {
     progress: Instant,
     is_stuck: bool,
     connection_type: LinkConnectionType,
+    /// The peer is of this library, too.
+    ours: bool,
     scratch: Vec<http2::Event>,
 }
 
@@ -234,6 +236,7 @@ impl Link {
             progress: now.mono,
             is_stuck: false,
             connection_type: LinkConnectionType::Edge,
+            ours: false,
             scratch: Vec::new(),
         }
     }
@@ -513,6 +516,12 @@ impl Link {
     /// Bytes that wait for the peer: in the stream's queue and in the socket's buffer.
     pub fn backlog(&self) -> usize {
         self.http2.queued() + self.out.len() - self.out_head
+    }
+
+    /// Whether the peer writes what it has at once. Published ones leave Nagle's algorithm on: they wait
+    /// for the acknowledgement of what they wrote before.
+    pub fn peer_writes_at_once(&self) -> bool {
+        self.ours
     }
 
     /// Moves what may be sent into the socket's buffer and gives that out. Take what was written

@@ -122,13 +122,13 @@ impl Link {
             deployment_name: self.config.identity.deployment_name.clone(),
             link_kem_payload: None,
         };
-        let node_id = payload.node_id.clone();
+        let (node_id, version) = (payload.node_id.clone(), payload.slim_version.clone());
         self.send_negotiation(reply);
         if connection_type == LinkConnectionType::Peer {
             // DESIGN decision 24: answered, then ended for good.
             return self.refuse(7, "peers are not supported", "peers are not supported");
         }
-        self.up(connection_type, node_id);
+        self.up(connection_type, node_id, &version);
     }
 
     /// Dialler: checks the reply.
@@ -155,7 +155,7 @@ impl Link {
                 self.key = key;
                 let connection_type = LinkConnectionType::try_from(payload.connection_type)
                     .unwrap_or(LinkConnectionType::Remote);
-                self.up(connection_type, payload.node_id.clone());
+                self.up(connection_type, payload.node_id.clone(), &payload.slim_version);
             }
             Err(error) => {
                 self.state = State::Up;
@@ -164,7 +164,8 @@ impl Link {
         }
     }
 
-    fn up(&mut self, connection_type: LinkConnectionType, node_id: String) {
+    fn up(&mut self, connection_type: LinkConnectionType, node_id: String, version: &str) {
+        self.ours = crate::is_ours(version);
         self.signs = connection_type != LinkConnectionType::Peer;
         self.connection_type = connection_type;
         self.state = State::Up;

@@ -314,6 +314,11 @@ impl Node {
         }
     }
 
+    /// Whether the peer waits until the kernel has acknowledged what it wrote.
+    pub(crate) fn waits_for_acknowledgement(&mut self, transport: TransportId) -> bool {
+        self.link(transport).is_some_and(|link| !link.peer_writes_at_once())
+    }
+
     /// So many of them were written.
     pub fn wrote(&mut self, transport: TransportId, len: usize, now: Now) {
         if let Some(link) = self.link(transport) {

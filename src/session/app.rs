@@ -987,7 +987,7 @@ fn is_answered_again(kind: SessionMessageType) -> bool {
 /// Whether a message is of this implementation, as it says.
 fn is_ours(message: &Message) -> bool {
     let Some(MessageType::Publish(publish)) = &message.message_type else { return false };
-    publish.header.as_ref().is_some_and(|header| header.version.contains("+libslim"))
+    publish.header.as_ref().is_some_and(|header| crate::is_ours(&header.version))
 }
 
 /// What is encrypted where anything is.
