@@ -160,6 +160,8 @@ pub const WAITING_ACKS: usize = 64 * 1024;
 pub const READ_BUDGET: usize = 64 * 1024;
 /// Connections accepted from one listener in one turn of the loop.
 pub const ACCEPT_BUDGET: usize = 64;
+/// So long after a link has made way for another somebody may not have subscribed over that one yet.
+pub const HANDOVER: Duration = Duration::from_secs(1);
 /// How long a closed socket may take to write its last bytes and see the peer's end.
 pub const LINGER: Duration = Duration::from_secs(2);
 

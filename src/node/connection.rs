@@ -407,11 +407,18 @@ impl Node {
         }
         if let Some(id) = connection {
             if handed_over {
+                self.handed_over = Some(now.mono);
                 // Its sessions go on over another, and will see which.
                 self.each_app(now, |app| app.handle_handed_over(id));
             }
             self.lost(id, transport, reason, now);
         }
+    }
+
+    /// Whether somebody may be about to subscribe over a link that takes the place of another: the next
+    /// try to find it may succeed.
+    pub(super) fn hands_over(&self, now: Now) -> bool {
+        self.handed_over.is_some_and(|at| now.mono < at + limits::HANDOVER)
     }
 
     pub(super) fn close_transport(&mut self, transport: TransportId) {

@@ -10,7 +10,7 @@ use crate::link::Origin;
 use crate::router::{ConnectionId, ConnectionKind};
 use crate::session::app::{About, Output as AppOutput};
 use crate::session::{AppId, Context, Route};
-use crate::wire::{Frame, FrameKind, Message};
+use crate::wire::{Frame, FrameKind, Message, SessionMessageType};
 
 impl Node {
     /// A frame arrived over a link, with the right MAC.
@@ -231,6 +231,11 @@ impl Node {
             }
         }
         if targets.is_empty() {
+            if about.kind == SessionMessageType::DiscoveryRequest && self.hands_over(now) {
+                return log::debug!(
+                    "nobody is known as {destination} now: a link is being replaced"
+                );
+            }
             let text = format!("message processing error: no matching found for {destination}");
             return self.with_app(id, now, |app, cx| app.handle_no_match(&about, &text, cx));
         }

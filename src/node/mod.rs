@@ -183,6 +183,8 @@ pub struct Node {
     next_transport: u64,
     next_app: u64,
     dropped: u64,
+    /// When a link ended last since another took its place.
+    handed_over: Option<Instant>,
     stopping: bool,
     /// Messages on their way to several links.
     fanouts: BTreeMap<u64, Fanout>,
@@ -241,6 +243,7 @@ impl Node {
             next_transport: 0,
             next_app: 0,
             dropped: 0,
+            handed_over: None,
             stopping: false,
             fanouts: BTreeMap::new(),
             next_fanout: 0,
