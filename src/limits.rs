@@ -72,6 +72,8 @@ pub const MLS_CLOCK_WAIT: Duration = Duration::from_secs(180);
 pub const MLS_REJOIN_PAUSE: Duration = Duration::from_secs(30);
 /// A moderator gives one member new keys no more often than this.
 pub const MLS_REJOIN_GAP: Duration = Duration::from_secs(1);
+/// Requests of one member for new keys that its moderator remembers.
+pub const MLS_REJOINS: usize = 16;
 /// How often [`MLS_COMMIT_WAIT`] doubles at most, where data of keys to come proves to be false: to
 /// 25 minutes.
 pub const MLS_DOUBTS: u32 = 9;

@@ -79,7 +79,7 @@ fn run(committed: &str, one_of: u64, history: &(dyn Fn(u64) -> Outcome + Sync)) 
     let seeds: Vec<u64> = match number("SLIM_SIM_SEED") {
         Some(seed) => vec![seed],
         None => {
-            let many = number("SLIM_SIM_SEEDS").unwrap_or(SEEDS) / one_of;
+            let many = number("SLIM_SIM_SEEDS").unwrap_or(SEEDS).div_ceil(one_of);
             committed.chain(first..first + many).collect()
         }
     };

@@ -22,7 +22,7 @@ pub use signature::{verify_signature, SigningKey};
 use crate::clock::Now;
 use crate::entropy::Entropy;
 
-/// Proves an app's own identity.
+/// Proves an app's own identity. It is asked on the node's thread, where it must neither wait nor panic.
 pub trait Provider: Send {
     /// The identity string, from which the app's id is derived.
     fn subject(&self) -> &str;
@@ -37,7 +37,7 @@ pub trait Provider: Send {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, Error>;
 }
 
-/// Checks the identities of others.
+/// Checks the identities of others. It is asked on the node's thread, where it must neither wait nor panic.
 pub trait Verifier: Send {
     /// Checks a token and reads what it says.
     fn verify(&mut self, token: &str, now: Now) -> Result<Claims, Error>;

@@ -52,6 +52,8 @@ struct Dialled {
     /// Attempts that failed since it was last up for more than a moment.
     failures: u64,
     up_since: Option<Instant>,
+    /// The link of now: it may have taken the place of another.
+    link_since: Option<Instant>,
     retry_at: Option<Instant>,
     /// To take the place of a link that its acceptor will end before long: being made.
     successor: Option<TransportId>,
@@ -64,19 +66,14 @@ struct Dialled {
 }
 
 impl Dialled {
-    /// The pause before the next attempt: none after a link that lasted.
-    fn pause(&mut self, lasted: Option<Duration>, random: u32) -> Option<Duration> {
-        if lasted.is_some_and(|time| time >= limits::STABLE_LINK) {
+    /// The pause before the next attempt: none after what lasted since then.
+    fn pause(&mut self, since: Option<Instant>, random: u32, now: Now) -> Option<Duration> {
+        if since.is_some_and(|since| now.mono >= since + limits::STABLE_LINK) {
             self.failures = 0;
             return Some(Duration::ZERO);
         }
         self.failures += 1;
         self.config.backoff.delay(self.failures, random)
-    }
-
-    /// How long the link has been up.
-    fn lasted(&self, now: Now) -> Option<Duration> {
-        self.up_since.map(|since| now.mono.saturating_duration_since(since))
     }
 }
 
@@ -102,6 +99,7 @@ impl Node {
             link_id,
             failures: 0,
             up_since: None,
+            link_since: None,
             retry_at: None,
             successor: None,
             predecessor: None,
@@ -257,8 +255,9 @@ impl Node {
             return;
         }
         log::info!("connection {id}: its node will end the link, a new one is made");
-        let lasted = dialled.lasted(now);
-        dialled.retry_at = dialled.pause(lasted, random).map(|pause| now.mono + pause);
+        // However long the connection has lasted: nodes that send away at once are asked in peace.
+        let since = dialled.link_since;
+        dialled.retry_at = dialled.pause(since, random, now).map(|pause| now.mono + pause);
         self.arm(id);
     }
 
@@ -363,7 +362,8 @@ impl Node {
             dialled.predecessor = connection.transport.replace(transport);
         }
         dialled.last_error = None;
-        dialled.up_since = Some(now.mono);
+        dialled.up_since = dialled.up_since.filter(|_| was_up).or(Some(now.mono));
+        dialled.link_since = Some(now.mono);
         self.router.attach(
             id,
             match dialled.config.connection_type {
@@ -438,7 +438,7 @@ impl Node {
         if dialled.successor == Some(transport) {
             dialled.successor = None;
             // What it was to replace is still there.
-            dialled.retry_at = dialled.pause(None, random).map(|pause| now.mono + pause);
+            dialled.retry_at = dialled.pause(None, random, now).map(|pause| now.mono + pause);
             return self.arm(id);
         }
         if dialled.predecessor == Some(transport) {
@@ -453,12 +453,11 @@ impl Node {
         let was_up = std::mem::replace(&mut connection.up, false);
         dialled.last_error = Some(reason.text.clone());
         if connection.transport.is_some() {
-            dialled.up_since = None;
+            // Should that fail, the next is made at once.
         } else if reason.retry {
             // The first attempt after a loss is made at once, unless it had only just come up.
-            let lasted = dialled.lasted(now);
-            dialled.up_since = None;
-            let Some(pause) = dialled.pause(lasted, random) else {
+            let since = dialled.up_since.take();
+            let Some(pause) = dialled.pause(since, random, now) else {
                 return self.forget(id, &reason, now);
             };
             dialled.retry_at = Some(now.mono + pause);

@@ -104,12 +104,12 @@ impl Session {
         if lost && !self.is_encrypted() {
             return self.arrive(&source, message_id, Arrival::Lost, false, cx);
         }
-        // Where it can be, the news is authentic, too. A node may set the flag, or take it away; but a
-        // lost message has no payload, and no type.
+        // Where it can be, the news is authentic, too. A node may set the flag, or take it away; but
+        // nothing else has no payload, and no type.
         let Some(received) = self.received(message, cx) else {
             return;
         };
-        if received.payload.is_empty() && (lost || (self.is_encrypted() && !typed)) {
+        if self.is_encrypted() && received.payload.is_empty() && !typed {
             return self.arrive(&source, message_id, Arrival::Lost, false, cx);
         }
         // The published implementation does not acknowledge this. We do, so that a sender of ours

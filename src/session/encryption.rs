@@ -48,8 +48,8 @@ pub(super) struct Encryption {
     subjects: BTreeMap<Name, Arc<str>>,
     /// At the moderator: the last answer to each member that rejoined, until it is confirmed.
     answers: BTreeMap<Name, Outgoing>,
-    /// At the moderator: when each member rejoined last.
-    rejoined: BTreeMap<Name, Instant>,
+    /// At the moderator: when each member rejoined last, and the numbers of its last requests.
+    rejoined: BTreeMap<Name, (Instant, VecDeque<u32>)>,
     /// GROUP_UPDATEs whose commits cannot be applied yet, by number.
     early: BTreeMap<u32, Incoming>,
     /// When to try the first of them again: a clock was ahead.
@@ -57,7 +57,7 @@ pub(super) struct Encryption {
     /// Data of epochs to come.
     held: VecDeque<Held>,
     held_bytes: usize,
-    /// The latest epoch that was heard of.
+    /// The latest epoch that a member said to be in.
     heard: u64,
     /// We are behind, and ask for new keys at this time unless we catch up.
     behind: Option<Instant>,
@@ -65,6 +65,8 @@ pub(super) struct Encryption {
     hearsay: bool,
     /// So many times in a row that was not true.
     doubts: u32,
+    /// The last commit that we knew when we asked for new keys last.
+    asked_after: u32,
     /// Our open REJOIN_REQUEST.
     request: Option<u32>,
     /// Not before this we ask again.
@@ -77,8 +79,8 @@ pub(super) struct Encryption {
     ops: Vec<OpId>,
     /// When our own place in the group wants a new token.
     refresh: Option<Instant>,
-    /// The application was told that we do not follow.
-    told: bool,
+    /// The application was told that we do not follow, for these reasons.
+    told: BTreeSet<String>,
     /// Data that could not be opened.
     refused: u64,
     /// Messages that were sealed with the present keys.
@@ -91,6 +93,7 @@ pub(super) struct Encryption {
 #[derive(Debug)]
 struct Held {
     message: Incoming,
+    epoch: u64,
     len: usize,
     until: Instant,
 }
@@ -128,13 +131,14 @@ impl Encryption {
             behind: None,
             hearsay: false,
             doubts: 0,
+            asked_after: 0,
             request: None,
             pause: None,
             roster_due: false,
             jumped: BTreeSet::new(),
             ops: Vec::new(),
             refresh: None,
-            told: false,
+            told: BTreeSet::new(),
             refused: 0,
             sealed: 0,
             acked: BTreeMap::new(),
@@ -248,14 +252,15 @@ impl Encryption {
     }
 
     /// Keeps a message until its keys are here, if there is room for all of it.
-    fn hold(&mut self, message: Incoming, sealed: usize, now: Instant) {
+    fn hold(&mut self, message: Incoming, epoch: u64, sealed: usize, now: Instant) {
         let texts = message.metadata.iter().map(|(key, value)| key.len() + value.len());
         let len = sealed + message.aad.len() + texts.sum::<usize>();
         if self.held.len() < limits::MLS_EARLY_MESSAGES
             && self.held_bytes + len <= limits::MLS_EARLY_BYTES
         {
             self.held_bytes += len;
-            self.held.push_back(Held { message, len, until: now + limits::MLS_EARLY_TIME });
+            let until = now + limits::MLS_EARLY_TIME;
+            self.held.push_back(Held { message, epoch, len, until });
         } else {
             self.refused += 1;
         }
@@ -380,7 +385,10 @@ impl Session {
 
     /// The same for one who could hear nothing for a while.
     pub(super) fn check_reach_of(&mut self, name: &Name, cx: &mut Context<'_>) {
-        if self.roster.get(name).is_some_and(Member::receives) && self.is_unheard(name) {
+        let fragile = self.encryption.as_ref().is_some_and(|encryption| encryption.fragile);
+        let receives = self.roster.get(name).is_some_and(Member::receives);
+        // Where nobody can get new keys it may still read the next messages.
+        if receives && !fragile && self.is_unheard(name) {
             self.renew(cx);
         }
     }
@@ -419,7 +427,7 @@ impl Session {
                 return Some((message, subject));
             }
             Err(mls::Error::FutureEpoch(epoch)) => {
-                encryption.hold(message, sealed.len(), cx.now.mono);
+                encryption.hold(message, epoch, sealed.len(), cx.now.mono);
                 // Anybody can write such a number; where asking does harm, a signed one is waited for.
                 if !encryption.fragile {
                     self.heard_epoch(epoch, false, cx);
@@ -464,11 +472,11 @@ impl Session {
         let participant = matches!(self.role, Role::Participant(_));
         let Some(encryption) = &mut self.encryption else { return };
         if participant && encryption.epoch().is_some_and(|own| own < epoch) {
-            encryption.heard = encryption.heard.max(epoch);
-            match signed {
-                true => encryption.fall_behind(limits::MLS_COMMIT_WAIT, cx.now.mono),
-                false => encryption.doubt(cx.now.mono),
+            if !signed {
+                return encryption.doubt(cx.now.mono);
             }
+            encryption.heard = encryption.heard.max(epoch);
+            encryption.fall_behind(limits::MLS_COMMIT_WAIT, cx.now.mono);
         }
     }
 
@@ -502,6 +510,7 @@ impl Session {
         let (behind, refresh) = (due(encryption.behind), due(encryption.refresh));
         if behind {
             encryption.behind = None;
+            encryption.hearsay &= open;
         }
         if refresh {
             let again = if open { limits::MLS_REFRESH } else { limits::HEARTBEAT };
@@ -584,7 +593,8 @@ impl Session {
         let (Some(encryption), Role::Moderator(_)) = (&self.encryption, &self.role) else {
             return false;
         };
-        if message.repeated {
+        let known = encryption.rejoined.get(source);
+        if message.repeated || known.is_some_and(|(_, ids)| ids.contains(&message.message_id)) {
             // The answer was lost, or it is being worked on.
             let answer =
                 encryption.answers.get(source).filter(|a| a.message_id == message.message_id);
@@ -593,8 +603,7 @@ impl Session {
             return true;
         }
         // Each changes the keys of all.
-        let last = encryption.rejoined.get(source);
-        if last.is_some_and(|at| cx.now.mono < *at + limits::MLS_REJOIN_GAP) {
+        if known.is_some_and(|(at, _)| cx.now.mono < *at + limits::MLS_REJOIN_GAP) {
             log::debug!("session {}: {source} rejoins too often", self.id);
             return false;
         }
@@ -640,22 +649,30 @@ impl Session {
             }
         };
         self.out.push(Output::Send(reply));
-        let Some(moderator) = self.moderator() else { return };
-        moderator.missed.remove(member);
-        let mut left = moderator.left.remove(member).unwrap_or_default();
-        // Before it can read anything of those who have come again since. Kept until it says that it
-        // knows: it may have to ask once more.
-        left.retain(|name, _| self.roster.get(name).is_some());
-        for change in left.values_mut() {
-            change.message_id = cx.message_id();
-            let update = self.update(change, member);
-            self.request(update, [member.clone()], cx);
+        if let Some(moderator) = self.moderator() {
+            moderator.missed.remove(member);
         }
-        if let (Some(moderator), false) = (self.moderator(), left.is_empty()) {
-            moderator.left.insert(member.clone(), left);
-        }
+        // Before it can read anything of those who have come again since.
+        self.tell_who_left(member, cx);
         self.has_keys(member, cx);
         self.tell(&change, cx);
+    }
+
+    /// Tells a member who had left, and has come again, while it could not be reached. Until it
+    /// confirms that, it is told with whatever else it is told then.
+    pub(super) fn tell_who_left(&mut self, member: &Name, cx: &mut Context<'_>) {
+        let left = self.moderator().and_then(|moderator| moderator.left.remove(member));
+        let Some(mut left) = left else { return };
+        for (name, change) in &mut left {
+            if self.roster.get(name).is_some() {
+                change.message_id = cx.message_id();
+                let update = self.update(change, member);
+                self.request(update, [member.clone()], cx);
+            }
+        }
+        if let Some(moderator) = self.moderator() {
+            moderator.left.insert(member.clone(), left);
+        }
     }
 
     /// Gives a member a new place instead of its old one, in one commit.
@@ -686,7 +703,13 @@ impl Session {
             )
         };
         encryption.answers.insert(member.clone(), reply.clone());
-        encryption.rejoined.insert(member.clone(), cx.now.mono);
+        let rejoined = encryption.rejoined.entry(member.clone());
+        let (at, ids) = rejoined.or_insert_with(|| (cx.now.mono, VecDeque::new()));
+        *at = cx.now.mono;
+        if ids.len() == limits::MLS_REJOINS {
+            ids.pop_front();
+        }
+        ids.push_back(request.message_id);
         let (op, name, message_id) = (GroupUpdateOp::Rejoin, member.clone(), cx.message_id());
         Ok((Change { op, participant, name, message_id, mls: commit }, reply))
     }
@@ -828,11 +851,19 @@ impl Session {
     /// There are new keys: what waited for them is taken.
     fn catch_up_with_data(&mut self, cx: &mut Context<'_>) {
         let Some(encryption) = &mut self.encryption else { return };
-        if encryption.early.is_empty() && encryption.epoch() >= Some(encryption.heard) {
-            encryption.behind = None;
+        let epoch = encryption.epoch();
+        if encryption.early.is_empty() && epoch >= Some(encryption.heard) {
+            (encryption.behind, encryption.hearsay) = (None, false);
         }
-        encryption.held_bytes = 0;
-        for held in std::mem::take(&mut encryption.held) {
+        let held = std::mem::take(&mut encryption.held);
+        let (ready, early): (Vec<Held>, Vec<Held>) =
+            held.into_iter().partition(|held| Some(held.epoch) <= epoch);
+        encryption.held_bytes = early.iter().map(|held| held.len).sum();
+        encryption.held = early.into();
+        if !encryption.held.is_empty() && !encryption.fragile {
+            encryption.doubt(cx.now.mono);
+        }
+        for held in ready {
             self.handle_message(held.message, cx);
         }
     }
@@ -853,6 +884,7 @@ impl Session {
         };
         log::debug!("session {}: asks for new keys", self.id);
         encryption.request = Some(message_id);
+        encryption.asked_after = encryption.last_commit;
         encryption.behind = None;
         encryption.pause = Some(cx.now.mono + limits::MLS_REJOIN_PAUSE);
         let payload = RejoinRequestPayload { participant: Some(me.to_wire()), key_package };
@@ -866,6 +898,7 @@ impl Session {
     fn refresh_place(&mut self, cx: &mut Context<'_>) {
         let Some(encryption) = &mut self.encryption else { return };
         if !encryption.fragile {
+            encryption.hearsay = false;
             return self.rejoin(cx);
         }
         let own = encryption.group.as_ref().and_then(Group::own);
@@ -898,6 +931,9 @@ impl Session {
             return;
         }
         if self.is_changing_presence(message.message_id) {
+            if let Some(encryption) = &mut self.encryption {
+                encryption.hearsay = false;
+            }
             self.rejoin(cx);
             self.on_group_ack(message, cx);
         }
@@ -917,12 +953,14 @@ impl Session {
             log::warn!("session {}: the welcome was refused: {error}", self.id);
             return false;
         }
-        encryption.has_missed(commit_id.saturating_sub(before) > 1);
+        encryption.has_missed(commit_id.saturating_sub(encryption.asked_after) > 1);
         let later = encryption.early.split_off(&commit_id.saturating_add(1));
         let jumped = std::mem::replace(&mut encryption.early, later);
         let first = commit_id.saturating_sub(limits::MISSED_UPDATES as u32);
-        encryption.jumped = (before.max(first)..=commit_id).skip(1).collect();
-        (encryption.request, encryption.behind, encryption.told) = (None, None, false);
+        encryption.jumped.extend((before.max(first)..=commit_id).skip(1));
+        encryption.jumped.retain(|number| *number > first);
+        (encryption.request, encryption.behind) = (None, None);
+        encryption.told.clear();
         encryption.roster_due = true;
         let ops = std::mem::take(&mut encryption.ops);
         jumped.values().for_each(|update| self.hear_of_jumped(update));
@@ -960,10 +998,10 @@ impl Session {
         }
     }
 
-    /// The application learns once that this side does not follow.
+    /// The application learns that this side does not follow; once for each reason.
     pub(super) fn lost_track(&mut self, why: &str) {
         let Some(encryption) = &mut self.encryption else { return };
-        if !std::mem::replace(&mut encryption.told, true) {
+        if encryption.told.insert(why.to_owned()) {
             let text = format!(
                 "{why}; others may not be understood, or not understand this side: leave the \
                  session and be invited again, or open a new one"

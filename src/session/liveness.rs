@@ -47,10 +47,6 @@ impl Session {
             return;
         }
         self.event(Event::PeerOffline(name.clone()));
-        if self.config.reliable.is_none() {
-            // It could hear all that until now.
-            self.was_heard(name);
-        }
         let mut out = Vec::new();
         self.sender.offline(name, &mut out);
         self.handle_sender(out);

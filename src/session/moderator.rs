@@ -545,7 +545,7 @@ impl Session {
         (*change, *update) = (next.clone(), None);
         let Some(next) = next else {
             moderator.missed.remove(&member);
-            moderator.left.remove(&member);
+            self.tell_who_left(&member, cx);
             return self.task_done(Ok(()), cx);
         };
         moderator.told = Some(next.clone());

@@ -132,6 +132,10 @@ impl Session {
     /// Another member says that it goes away or is back.
     pub(super) fn set_away(&mut self, name: &Name, away: bool, cx: &mut Context<'_>) {
         self.roster.set_away(name, away);
+        if away && self.config.reliable.is_none() {
+            // It could hear all that until now.
+            self.was_heard(name);
+        }
         match away {
             true => self.went_offline(name),
             false => self.is_back(name, cx),

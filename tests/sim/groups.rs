@@ -293,7 +293,7 @@ impl Groups {
                 let link = self.roll(1000);
                 self.tell(|| format!("silence {link}"));
                 self.net.world.silence(Some(link));
-                self.stale |= self.net.world.accept.age.is_some();
+                self.stale |= self.net.world.accept.age.is_some() || self.net.nodes.len() > 1;
                 self.undo_within(40_000, Undo::Speak);
             }
             91..=92 => {
@@ -730,8 +730,8 @@ impl Groups {
 
     /// Links that are replaced lose what is not repeated.
     fn outlasts_links(&self, group: usize) -> bool {
-        let repeated = self.groups[group].config.reliable.map(|r| r.interval * r.max_retries);
-        self.net.world.accept.age.is_none() || repeated > Some(SECOND / 10)
+        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 10;
+        self.net.world.accept.age.is_none() || self.groups[group].config.reliable.is_some_and(lasts)
     }
 
     /// Everybody who is in a group with its moderator.

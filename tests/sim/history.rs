@@ -128,8 +128,8 @@ pub struct History {
     /// Time in which somebody got none.
     frozen: Duration,
     breaks: u32,
-    /// A link was silent that may have been ended for its age meanwhile: what was on it may come
-    /// after what went another way.
+    /// A link was silent that may have been ended for its age meanwhile, or had another beside it: what
+    /// was on it may come after what went another way.
     stale: bool,
     calm: Option<Instant>,
     steps: u64,
@@ -271,7 +271,7 @@ impl History {
                 let link = self.roll(1000) as usize;
                 self.tell(|| format!("silence {link}"));
                 self.world.silence(Some(link));
-                self.stale |= self.world.accept.age.is_some();
+                self.stale |= self.world.accept.age.is_some() || self.nodes.len() > 1;
                 self.undo_within(40_000, Undo::Speak);
             }
             80..=82 => {
@@ -611,10 +611,11 @@ impl History {
         }
     }
 
-    /// A link that is replaced gives nothing for a moment: what is not repeated may be lost.
+    /// A link that is replaced gives nothing for a moment: what is not repeated may be lost. At the next
+    /// try it may be the link of the other side.
     fn outlasts_links(&self, talk: usize) -> bool {
-        let repeated = self.talks[talk].config.reliable.map(|r| r.interval * r.max_retries);
-        self.world.accept.age.is_none() || repeated > Some(SECOND / 10)
+        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 10;
+        self.world.accept.age.is_none() || self.talks[talk].config.reliable.is_some_and(lasts)
     }
 
     /// Publishes one message, if there is room. It begins with talk, side and number.

@@ -233,7 +233,7 @@ fn marks_that_a_node_can_set_do_not_change_what_a_message_is() {
     let mut crowd = together(true);
     crowd.publish(1, "first");
     crowd.copies = Box::new(|_, to, m| usize::from(to != 0 || kind(m) == T::MsgAck));
-    crowd.publish(1, "second");
+    crowd.publish(1, "");
     crowd.publish(1, "third");
     let sent: Vec<Message> =
         crowd.sent.iter().filter(|(_, m)| kind(m) == T::Msg).map(|(_, m)| m.clone()).collect();
@@ -246,7 +246,7 @@ fn marks_that_a_node_can_set_do_not_change_what_a_message_is() {
     let (_, mut reply) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::RtxReply).unwrap().clone();
     header(&mut reply).error = Some(true);
     crowd.with(0, |app, cx| app.handle_message(reply, ConnectionId(9), cx));
-    assert_eq!(crowd.seen[0].messages, ["first", "second", "third"]);
+    assert_eq!(crowd.seen[0].messages, ["first", "", "third"]);
     assert!(crowd.seen[0].received.iter().all(|message| !message.is_reply));
     assert!(crowd.seen[0].events.iter().all(|e| !matches!(e, Event::MessageLost { .. })));
     // As if it was for everybody.
@@ -382,6 +382,44 @@ fn new_keys_that_overtake_old_news_bring_them_along() {
     assert_eq!(crowd.seen[1].messages.last().unwrap(), "anew");
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(60 * T);
+    crowd.same_epoch(&[0, 1, 2, 3], "back");
+    crowd.agree(&[0, 1, 2, 3], "back");
+    crowd.talk(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn the_news_that_goes_with_new_keys_is_told_until_it_is_known() {
+    let mut crowd = together(true);
+    for text in ["one", "two", "three"] {
+        let op = crowd.publish(3, text);
+        assert_eq!(crowd.result(op), Ok(()));
+    }
+    crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
+    crowd.run(70 * T);
+    for _ in 0..limits::MLS_MISSED_COMMITS {
+        assert_eq!((crowd.remove(3), crowd.invite(3)), (Ok(()), Ok(())));
+    }
+    // Bob gets new keys twice, and both times nothing before and after them.
+    for _ in 0..2 {
+        let (replies, mut cut) = (crowd.count(0, T::RejoinReply), false);
+        crowd.copies = Box::new(move |from, to, m| {
+            let silent = cut && (from == 1 || to == 1);
+            cut |= to == 1 && kind(m) == T::RejoinReply;
+            usize::from(!silent && (to != 1 || kind(m) != T::GroupUpdate))
+        });
+        while crowd.count(0, T::RejoinReply) == replies {
+            crowd.run(T);
+        }
+        crowd.run(70 * T);
+        for _ in 0..limits::MLS_MISSED_COMMITS {
+            assert_eq!((crowd.remove(2), crowd.invite(2)), (Ok(()), Ok(())));
+        }
+    }
+    crowd.copies = Box::new(|_, _, _| 1);
+    crowd.run(100 * T);
+    let op = crowd.publish(3, "anew");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.seen[1].messages.last().unwrap(), "anew");
     crowd.same_epoch(&[0, 1, 2, 3], "back");
     crowd.agree(&[0, 1, 2, 3], "back");
     crowd.talk(&[0, 1, 2, 3], "back");
