@@ -53,6 +53,14 @@ impl Crowd {
         self.apps[at].fields(self.sessions[at].expect("a session")).unwrap().epoch
     }
 
+    /// This one is heard by all.
+    fn say_three(&mut self, at: usize) {
+        for text in ["one", "two", "three"] {
+            let op = self.publish(at, text);
+            assert_eq!(self.result(op), Ok(()));
+        }
+    }
+
     fn same_epoch(&self, members: &[usize], what: &str) {
         let epoch = self.epoch(members[0]);
         for at in members {
@@ -352,10 +360,7 @@ fn new_keys_that_overtake_old_news_bring_them_along() {
     for at in 1..4 {
         assert_eq!(crowd.invite(at), Ok(()), "{at}");
     }
-    for text in ["one", "two", "three"] {
-        let op = crowd.publish(3, text);
-        assert_eq!(crowd.result(op), Ok(()));
-    }
+    crowd.say_three(3);
     crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
     crowd.run(70 * T);
     assert_eq!((crowd.remove(3), crowd.invite(3)), (Ok(()), Ok(())));
@@ -390,10 +395,7 @@ fn new_keys_that_overtake_old_news_bring_them_along() {
 #[test]
 fn the_news_that_goes_with_new_keys_is_told_until_it_is_known() {
     let mut crowd = together(true);
-    for text in ["one", "two", "three"] {
-        let op = crowd.publish(3, text);
-        assert_eq!(crowd.result(op), Ok(()));
-    }
+    crowd.say_three(3);
     crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
     crowd.run(70 * T);
     for _ in 0..limits::MLS_MISSED_COMMITS {
@@ -847,10 +849,7 @@ fn spec05_8_who_missed_too_many_commits_gets_new_keys() {
 fn who_left_and_came_again_meanwhile_counts_anew() {
     for missed in [1, limits::MLS_MISSED_COMMITS] {
         let mut crowd = together(true);
-        for text in ["one", "two", "three"] {
-            let op = crowd.publish(3, text);
-            assert_eq!(crowd.result(op), Ok(()));
-        }
+        crowd.say_three(3);
         crowd.copies = Box::new(|from, to, _| usize::from(from != 1 && to != 1));
         crowd.run(70 * T);
         for _ in 0..missed {
