@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use slim::api::{App, Mls, Node, PublishOptions, SessionOptions};
 use slim::clock::Now;
+use slim::config::{ClientConfig, NodeConfig, ServerConfig};
 use slim::entropy::SystemEntropy;
 use slim::identity::{Provider, SharedSecret, SharedSecretVerifier};
 use slim::mls::{Candidate, Context, Group};
@@ -205,4 +207,52 @@ fn figures() {
             join.median()
         );
     }
+}
+
+/// Messages of 1 KiB, each acknowledged before the next: in clear and encrypted in turns, over one node.
+/// Encryption may cost what sealing and opening costs, and a fifth of it all.
+#[test]
+#[ignore = "a measurement"]
+fn a_reliable_publish_costs_its_crypto() {
+    let patience = Some(Duration::from_secs(20));
+    let server = Node::new(&NodeConfig::default()).unwrap();
+    let port = server.listen(&ServerConfig::parse("127.0.0.1:0").unwrap()).unwrap();
+    let endpoint = ClientConfig::parse(&format!("http://127.0.0.1:{port}")).unwrap();
+    let peer = |name: &str| -> (Node, App) {
+        let node = Node::new(&NodeConfig::default()).unwrap();
+        let app = node.app_with_secret(name, SECRET).unwrap();
+        app.connect(&endpoint, patience).unwrap();
+        (node, app)
+    };
+    let ((_a, alice), (_b, bob)) = (peer("org/ns/alice"), peer("org/ns/bob"));
+    let sessions = [None, Some(Mls::default())].map(|mls| {
+        let options = SessionOptions { mls, ..SessionOptions::default() };
+        let ours = alice.open(&options, "org/ns/bob", patience).unwrap();
+        (ours, bob.accept(false, patience).unwrap())
+    });
+    let mut times = [Times::default(), Times::default()];
+    for round in 0..2200 {
+        for ((ours, theirs), times) in sessions.iter().zip(&mut times) {
+            let begun = Instant::now();
+            let op = ours.publish_start(&[7; 1024], &PublishOptions::default()).unwrap();
+            op.wait(patience).unwrap();
+            if round >= 200 {
+                times.0.push(begun.elapsed());
+            }
+            theirs.receive(patience).unwrap();
+        }
+    }
+    let mut members = group_of(2, 1);
+    let (mut peer, mut group) = members.pop().unwrap();
+    let (mut moderator, mut lead) = members.pop().unwrap();
+    let [mut seal, mut open] = [(); 2].map(|()| Times::default());
+    for _ in 0..1000 {
+        let sealed = seal.of(|| lead.seal(&[7; 1024], vec![8; 400], &mut moderator.cx()).unwrap());
+        open.of(|| group.open(&sealed, &mut peer.cx()).unwrap());
+    }
+    let [plain, sealed] = times.map(Times::median);
+    let crypto = seal.median() + open.median();
+    let bar = (plain + crypto) * 1.2;
+    println!("in clear {plain:.3} ms, crypto {crypto:.3}, encrypted {sealed:.3}; bar {bar:.3}");
+    assert!(sealed <= bar);
 }

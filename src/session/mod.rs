@@ -366,27 +366,6 @@ pub(crate) enum Route {
     Channel(Vec<ConnectionId>),
 }
 
-/// What a member that is away has to know all the same: who is in the group, and whether it is still
-/// there. The published implementation takes less.
-fn is_taken_while_away(kind: SessionMessageType) -> bool {
-    use SessionMessageType as T;
-    matches!(
-        kind,
-        T::MsgAck
-            | T::RtxRequest
-            | T::GroupAck
-            | T::GroupNack
-            | T::GroupUpdate
-            | T::GroupWelcome
-            | T::GroupClose
-            | T::LeaveRequest
-            | T::LeaveReply
-            | T::RejoinRequest
-            | T::RejoinReply
-            | T::UpdateParticipantState
-    )
-}
-
 /// This side's part in a session.
 #[derive(Debug)]
 enum Role {
@@ -589,7 +568,7 @@ impl Session {
     /// A message of this session arrived. Control messages have been verified. `false`: it was not
     /// taken, and is no repetition when it comes again.
     pub(crate) fn handle_message(&mut self, message: Incoming, cx: &mut Context<'_>) -> bool {
-        if self.has_ended() || (self.is_away() && !is_taken_while_away(message.kind)) {
+        if self.has_ended() || (self.is_away() && !self.is_taken_while_away(message.kind)) {
             return false;
         }
         if self.roster.get(&message.source).is_some() {
@@ -608,6 +587,28 @@ impl Session {
         // Whoever was waited for may have left.
         self.go_on_closing(cx);
         taken
+    }
+
+    /// What a member that is away has to know all the same: who is in the group, and whether it is still
+    /// there; a moderator, who is to be told something. The published implementation takes less.
+    fn is_taken_while_away(&self, kind: SessionMessageType) -> bool {
+        use SessionMessageType as T;
+        match kind {
+            T::MsgAck
+            | T::RtxRequest
+            | T::GroupAck
+            | T::GroupNack
+            | T::GroupUpdate
+            | T::GroupWelcome
+            | T::GroupClose
+            | T::LeaveRequest
+            | T::LeaveReply
+            | T::RejoinRequest
+            | T::RejoinReply
+            | T::UpdateParticipantState => true,
+            T::Heartbeat => matches!(self.role, Role::Moderator(_)),
+            _ => false,
+        }
     }
 
     fn take(&mut self, message: Incoming, cx: &mut Context<'_>) -> bool {

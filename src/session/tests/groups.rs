@@ -1717,6 +1717,23 @@ fn only_who_should_have_a_message_may_ask_for_it() {
 }
 
 #[test]
+fn a_moderator_that_is_away_tells_what_was_missed() {
+    let mut crowd = Crowd::four(true);
+    assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+    crowd.copies = without(1);
+    crowd.run(70 * T);
+    assert_eq!(crowd.invite(3), Ok(()));
+    assert_eq!(crowd.set_away(MODERATOR, true), Ok(()));
+    assert!(!crowd.others(1).contains(&(3, true)));
+    crowd.copies = all();
+    crowd.run(3 * limits::HEARTBEAT);
+    assert!(crowd.others(1).contains(&(3, true)), "{:?}", crowd.others(1));
+    let op = crowd.publish(3, "to those who are here");
+    assert_eq!(crowd.result(op), Ok(()));
+    assert_eq!(crowd.seen[1].messages, ["to those who are here"]);
+}
+
+#[test]
 fn whoever_is_invited_again_is_not_sent_away() {
     let mut crowd = Crowd::together(true);
     crowd.copies = without(3);
