@@ -47,6 +47,8 @@ struct Seat {
     direction: Direction,
     /// The invitation that it came from was sent at this time, or later.
     invited: Instant,
+    /// At the latest, if that was one of several.
+    invited_last: Instant,
     /// When it was seen to be there.
     accepted: Instant,
     /// Its application closed it.
@@ -1012,10 +1014,12 @@ impl Groups {
                     open.map(|(_, start)| *start).chain(given_up.map(|(_, start, _)| *start));
                 let invited = open.min().or(last.map(|(_, at)| *at));
                 let invited = invited.expect("somebody whom nobody invited");
+                let invited_last = last.map_or(invited, |(_, at)| *at);
                 self.tell(|| format!("app {app} is seat {group}.{}", g.seats.len()));
                 let full = full.clone();
                 self.begins_anew(group, &full);
                 let seat = Seat::new(app, life, key, full, direction, invited, self.now());
+                let seat = Seat { invited_last, ..seat };
                 self.groups[group].seats.push(seat);
                 let now = self.net.world.now;
                 self.net.world.processes[at].node.set_events(key, true, now);
@@ -1148,7 +1152,7 @@ impl Groups {
             // had left.
             let left = !view.contains_key(name)
                 || sender.left.iter().any(|(when, gone)| *when >= published.start && gone == *name)
-                || seats.clone().any(|seat| seat.invited >= published.start);
+                || seats.clone().any(|seat| seat.invited_last >= published.start);
             // A process that died may have taken what it had acknowledged with it.
             let excused = |seat: &Seat| {
                 let got = seat.received.get(&at).is_some_and(|seen| seen.contains(&number));
@@ -1264,6 +1268,7 @@ impl Seat {
             me,
             direction,
             invited,
+            invited_last: invited,
             accepted,
             closed: false,
             ended: false,
