@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use slim::api;
 use slim::config::{ClientConfig, NodeConfig, ServerConfig};
+use slim::error::Error;
 use slim::limits;
 use slim::link::Age;
 use slim::name::{Name, NameId};
@@ -111,6 +112,28 @@ fn an_old_link_is_replaced_before_it_ends_and_nothing_is_lost() {
         let stats = world.processes[node].node.stats();
         assert!((2..=4).contains(&stats.connections) && stats.names <= 4, "{stats:?}");
     }
+}
+
+#[test]
+fn whoever_is_looked_for_while_its_link_is_replaced_is_found() {
+    let Aging { mut world, node, .. } = aging(3, 2 * SECOND, SECOND);
+    let carol = world.app(node, "org/ns/carol");
+    let names = move |world: &World| world.processes[node].node.stats().names;
+    let all = names(&world);
+    assert!(world.run_until(3 * SECOND, |world| names(world) < all), "a link is replaced");
+    let opened = ["org/ns/alice", "org/ns/bob", "org/ns/nobody"].map(|name| {
+        let begun = world.now.mono;
+        (begun, world.open_start(node, carol, name, SessionConfig::default()).1)
+    });
+    let results = opened.map(|(_, op)| world.finish(node, op));
+    assert!(matches!(&results, [Ok(_), Ok(_), Err(Error::NoRoute(_))]), "{results:?}");
+    // As soon as that cannot be the reason, it is said at once that nobody is there.
+    let begun = opened[2].0;
+    assert!(world.now.mono >= begun + limits::HANDOVER);
+    let before = world.now.mono;
+    let (_, op) = world.open_start(node, carol, "org/ns/nobody", SessionConfig::default());
+    assert!(matches!(world.finish(node, op), Err(Error::NoRoute(_))));
+    assert!(world.now.mono < before + SECOND / 10);
 }
 
 #[test]

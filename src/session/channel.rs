@@ -16,7 +16,7 @@ pub(super) struct Channels {
     /// acknowledged yet.
     joined: BTreeMap<ConnectionId, Subscribed>,
     next_ticket: u32,
-    /// A connection that they were subscribed over is gone for good.
+    /// A connection that they were subscribed over is gone for good, or they could not be.
     cut: bool,
 }
 
@@ -25,6 +25,8 @@ struct Subscribed {
     /// Tells the answers to the last request from those to earlier ones.
     ticket: u32,
     missing: usize,
+    /// The connection is gone, which is seen when all answers are there.
+    gone: bool,
 }
 
 impl Channels {
@@ -58,7 +60,7 @@ impl Channels {
     fn join(&mut self, connection: ConnectionId) -> u32 {
         let (ticket, missing) = (self.next_ticket, self.names().len());
         self.next_ticket += 1;
-        self.joined.insert(connection, Subscribed { ticket, missing });
+        self.joined.insert(connection, Subscribed { ticket, missing, gone: false });
         ticket
     }
 
@@ -106,8 +108,11 @@ impl Session {
             Ok(()) if !channels.confirmed(connection, ticket) => return,
             other => other,
         };
-        if result.is_err() {
+        let gone = channels.joined.get(&connection).is_some_and(|subscribed| subscribed.gone);
+        if gone || result.is_err() {
             channels.joined.remove(&connection);
+            // Another is to take its place.
+            channels.cut = true;
         }
         if self.has_ended() {
             return;
@@ -120,8 +125,15 @@ impl Session {
 
     /// A connection is gone for good.
     pub(crate) fn handle_gone(&mut self, connection: ConnectionId) {
-        if let Some(channels) = &mut self.channels {
-            channels.cut |= channels.joined.remove(&connection).is_some();
+        let Some(channels) = &mut self.channels else { return };
+        match channels.joined.get_mut(&connection) {
+            // Somebody waits for the answers, and they come.
+            Some(subscribed) if subscribed.missing > 0 => subscribed.gone = true,
+            Some(_) => {
+                channels.joined.remove(&connection);
+                channels.cut = true;
+            }
+            None => {}
         }
     }
 
@@ -137,9 +149,11 @@ impl Session {
 
     /// A member was heard over a connection: the group is there, too.
     pub(super) fn follow_to(&mut self, connection: ConnectionId) {
-        let Some(channels) = &self.channels else { return };
-        let joined = &channels.joined;
-        if !joined.is_empty() && !joined.contains_key(&connection) && self.is_open() {
+        let open = self.is_open();
+        let Some(channels) = &mut self.channels else { return };
+        let follows = channels.cut || !channels.joined.is_empty();
+        if follows && !channels.joined.contains_key(&connection) && open {
+            channels.cut = false;
             self.join_channels(connection);
         }
     }

@@ -48,8 +48,8 @@ pub(super) struct Encryption {
     subjects: BTreeMap<Name, Arc<str>>,
     /// At the moderator: the last answer to each member that rejoined, until it is confirmed.
     answers: BTreeMap<Name, Outgoing>,
-    /// At the moderator: when each member rejoined last, and the numbers of its last requests.
-    rejoined: BTreeMap<Name, (Instant, VecDeque<u32>)>,
+    /// At the moderator: how often each member rejoins.
+    rejoined: BTreeMap<Name, Rejoins>,
     /// GROUP_UPDATEs whose commits cannot be applied yet, by number.
     early: BTreeMap<u32, Incoming>,
     /// When to try the first of them again: a clock was ahead.
@@ -104,6 +104,30 @@ pub(super) struct RejoinRequest {
     message_id: u32,
     key_package: Vec<u8>,
     via: ConnectionId,
+}
+
+/// When one member rejoined last, and the numbers of its last requests: each changes the keys of all.
+pub(super) struct Rejoins {
+    last: Instant,
+    ids: VecDeque<u32>,
+}
+
+impl Rejoins {
+    pub(super) fn new(now: Instant) -> Rejoins {
+        Rejoins { last: now, ids: VecDeque::new() }
+    }
+
+    pub(super) fn knows(&self, message_id: u32) -> bool {
+        self.ids.contains(&message_id)
+    }
+
+    pub(super) fn note(&mut self, message_id: u32, now: Instant) {
+        self.last = now;
+        if self.ids.len() == limits::MLS_REJOINS {
+            self.ids.pop_front();
+        }
+        self.ids.push_back(message_id);
+    }
 }
 
 /// Commit and welcome, for the others and for a newcomer.
@@ -593,8 +617,8 @@ impl Session {
         let (Some(encryption), Role::Moderator(_)) = (&self.encryption, &self.role) else {
             return false;
         };
-        let known = encryption.rejoined.get(source);
-        if message.repeated || known.is_some_and(|(_, ids)| ids.contains(&message.message_id)) {
+        let before = encryption.rejoined.get(source);
+        if message.repeated || before.is_some_and(|before| before.knows(message.message_id)) {
             // The answer was lost, or it is being worked on.
             let answer =
                 encryption.answers.get(source).filter(|a| a.message_id == message.message_id);
@@ -603,7 +627,7 @@ impl Session {
             return true;
         }
         // Each changes the keys of all.
-        if known.is_some_and(|(at, _)| cx.now.mono < *at + limits::MLS_REJOIN_GAP) {
+        if before.is_some_and(|before| cx.now.mono < before.last + limits::MLS_REJOIN_GAP) {
             log::debug!("session {}: {source} rejoins too often", self.id);
             return false;
         }
@@ -703,13 +727,8 @@ impl Session {
             )
         };
         encryption.answers.insert(member.clone(), reply.clone());
-        let rejoined = encryption.rejoined.entry(member.clone());
-        let (at, ids) = rejoined.or_insert_with(|| (cx.now.mono, VecDeque::new()));
-        *at = cx.now.mono;
-        if ids.len() == limits::MLS_REJOINS {
-            ids.pop_front();
-        }
-        ids.push_back(request.message_id);
+        let rejoins = encryption.rejoined.entry(member.clone());
+        rejoins.or_insert_with(|| Rejoins::new(cx.now.mono)).note(request.message_id, cx.now.mono);
         let (op, name, message_id) = (GroupUpdateOp::Rejoin, member.clone(), cx.message_id());
         Ok((Change { op, participant, name, message_id, mls: commit }, reply))
     }

@@ -1193,8 +1193,13 @@ impl Groups {
                     let open = self.lives(seat) && !seat.ended && !seat.closed;
                     open && means(target, &seat.me) && seat.accepted < call.start
                 };
-                let there = self.groups[call.group].seats[1..].iter().find(there);
-                let there = there.filter(|_| result.is_ok()).map(|seat| &seat.me);
+                let seats = &self.groups[call.group].seats[1..];
+                // Where several have the name, another of them may have been meant: one that is over.
+                let over =
+                    |seat: &Seat| seat.ended && means(target, &seat.me) && target != &seat.me;
+                let another = seats.iter().any(over);
+                let there = seats.iter().find(there).map(|seat| &seat.me);
+                let there = there.filter(|_| result.is_ok() && !another);
                 assert!(there.is_none(), "{there:?} is out, and does not know");
             }
             What::Away { seat, away } => {

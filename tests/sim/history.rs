@@ -66,6 +66,8 @@ struct End {
     /// The application closed it, so what was on its way to it does not count.
     closed: bool,
     online: bool,
+    /// Nothing was said of it yet: it may have gone before anybody wanted to know.
+    unsaid: bool,
     connected: bool,
     /// When it last gave up messages of the other: it acknowledges none of these any more.
     gave_up: Option<Instant>,
@@ -972,8 +974,14 @@ impl History {
         for event in events {
             seen.push(format!("{event:?}"));
             let news = match event {
-                Event::PeerOffline(_) => std::mem::replace(&mut end.online, false),
-                Event::PeerOnline(_) => !std::mem::replace(&mut end.online, true),
+                Event::PeerOffline(_) => {
+                    end.unsaid = false;
+                    std::mem::replace(&mut end.online, false)
+                }
+                Event::PeerOnline(_) => {
+                    let unsaid = std::mem::take(&mut end.unsaid);
+                    !std::mem::replace(&mut end.online, true) || unsaid
+                }
                 Event::ConnectionLost(_) => std::mem::replace(&mut end.connected, false),
                 Event::ConnectionBack(_) => !std::mem::replace(&mut end.connected, true),
                 Event::Closed(_) => !end.ended,
@@ -1056,6 +1064,7 @@ impl End {
             ended: false,
             closed: false,
             online: true,
+            unsaid: true,
             connected: true,
             gave_up: None,
             published: Vec::new(),

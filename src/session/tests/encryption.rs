@@ -1,5 +1,6 @@
 //! Encrypted sessions. Numbers in names are those of the checklists of spec 03 and spec 05.
 
+use super::super::encryption::Rejoins;
 use super::defects::recorded;
 use super::groups::{fanout, life_of, nth, update, Crowd, ALL as ALL_OF_GROUPS, MODERATOR};
 use super::*;
@@ -315,6 +316,19 @@ fn forged_epochs_are_believed_less_and_less() {
     let requests = crowd.count(1, T::RejoinRequest);
     assert!((2..=10).contains(&requests), "{requests}");
     crowd.same_epoch(&[0, 1, 2, 3], "after an hour");
+    // In the end they are believed so rarely.
+    let longest = limits::MLS_COMMIT_WAIT * (1 << limits::MLS_DOUBTS);
+    assert_eq!(longest, Duration::from_secs(1536));
+    let before = crowd.count(1, T::RejoinRequest);
+    for n in 0..4 * longest.as_secs() / 10 {
+        let forged = of_epoch(&message, 10_000 + n);
+        crowd.with(1, |app, cx| app.handle_message(forged, ConnectionId(9), cx));
+        crowd.run(Duration::from_secs(10));
+    }
+    // And three for the age of its token.
+    let asked = crowd.count(1, T::RejoinRequest) - before;
+    assert!((3..=8).contains(&asked), "{asked}");
+    let requests = crowd.count(1, T::RejoinRequest);
     // What a member says itself is believed at once.
     crowd.copies = Box::new(|_, to, m| usize::from(to != 1 || kind(m) != T::GroupUpdate));
     let _ = crowd.remove(3);
@@ -457,6 +471,14 @@ fn who_asks_for_keys_all_the_time_gets_them_from_time_to_time() {
     crowd.run(limits::MLS_REJOIN_GAP);
     ask(&mut crowd, 4711);
     assert_eq!(crowd.count(0, T::RejoinReply), replies + 1, "the same once more");
+
+    // Where the session does not remember a request any more, it still does.
+    let now = Instant::now();
+    let mut rejoins = Rejoins::new(now);
+    (0..limits::MLS_REJOINS as u32).for_each(|id| rejoins.note(id, now));
+    assert!(rejoins.knows(0));
+    rejoins.note(99, now);
+    assert!(!rejoins.knows(0) && rejoins.knows(1) && rejoins.knows(99));
 }
 
 #[test]
