@@ -149,11 +149,10 @@ impl Session {
 
     /// A member was heard over a connection: the group is there, too.
     pub(super) fn follow_to(&mut self, connection: ConnectionId) {
-        let open = self.is_open();
-        let Some(channels) = &mut self.channels else { return };
+        let Some(channels) = &self.channels else { return };
+        // Another app here is heard over no link: where one was lost, the next one counts all the same.
         let follows = channels.cut || !channels.joined.is_empty();
-        if follows && !channels.joined.contains_key(&connection) && open {
-            channels.cut = false;
+        if follows && !channels.joined.contains_key(&connection) && self.is_open() {
             self.join_channels(connection);
         }
     }

@@ -732,7 +732,7 @@ impl Groups {
 
     /// Links that are replaced lose what is not repeated.
     fn outlasts_links(&self, group: usize) -> bool {
-        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 10;
+        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 2;
         self.net.world.accept.age.is_none() || self.groups[group].config.reliable.is_some_and(lasts)
     }
 
@@ -1113,8 +1113,11 @@ impl Groups {
         let all = &mut self.groups[group];
         let gone: Vec<usize> = match &event {
             Event::PeerLeft(name) => {
+                // Late news may be of an earlier life of somebody who is here again.
+                let over = |seat: &Seat| seat.ended || seat.closed;
                 let known = all.seats[at].received.keys();
-                known.copied().filter(|from| all.seats[*from].me == *name).collect()
+                let its = |from: &usize| all.seats[*from].me == *name && over(&all.seats[*from]);
+                known.copied().filter(its).collect()
             }
             _ => Vec::new(),
         };

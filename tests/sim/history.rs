@@ -616,7 +616,7 @@ impl History {
     /// A link that is replaced gives nothing for a moment: what is not repeated may be lost. At the next
     /// try it may be the link of the other side.
     fn outlasts_links(&self, talk: usize) -> bool {
-        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 10;
+        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 2;
         self.world.accept.age.is_none() || self.talks[talk].config.reliable.is_some_and(lasts)
     }
 
