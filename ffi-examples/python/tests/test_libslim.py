@@ -228,7 +228,7 @@ class Mistakes(Network):
             except libslim.ClosedError as error:
                 ended.append(error)
 
-        threads = [threading.Thread(target=wait) for _ in range(4)]
+        threads = [threading.Thread(target=wait, daemon=True) for _ in range(4)]
         for thread in threads:
             thread.start()
         far.close()

@@ -217,7 +217,7 @@ class Processes(Network):
 
     def test_fork_while_other_threads_wait(self):
         near, far = self.pair()
-        waiting = threading.Thread(target=far.receive)
+        waiting = threading.Thread(target=far.receive, daemon=True)
         waiting.start()
         inherited = [(near, "receive"), (far, "receive"), (self.bob, "accept")]
         inherited += [(self.alice, "accept"), (self.server, "stats")]
@@ -236,7 +236,7 @@ class Processes(Network):
                 held.set()
                 go_on.wait(30)
 
-        threading.Thread(target=hold).start()
+        threading.Thread(target=hold, daemon=True).start()
         held.wait(30)
         when(lambda: True, go_on.set)
         self.run_child("fork", [(near, "receive")])
