@@ -708,7 +708,6 @@ impl Groups {
         }
         self.tell(|| "calm".to_owned());
         self.calm = Some(self.now());
-        self.silent = false;
         for group in 0..self.groups.len() {
             for seat in 0..self.groups[group].seats.len() {
                 if self.groups[group].seats[seat].away
@@ -729,6 +728,7 @@ impl Groups {
             // Whoever asked for keys in vain asks again.
             self.advance(limits::MLS_REJOIN_PAUSE + 2 * limits::HEARTBEAT);
         }
+        self.silent = false;
         self.everything_agrees();
         self.everybody_talks();
         self.membership_works();
@@ -1156,13 +1156,17 @@ impl Groups {
         let all = &self.groups[group];
         let sender = &all.seats[at];
         let view = self.view(group, at);
+        // The invitation may have waited behind the removal.
+        let new = |seat: &Seat| seat.accepted >= published.start;
+        let old = |seat: &Seat| seat.accepted < published.start && seat.ended;
         let missing = |name: &&Name| {
             let mut seats = all.seats.iter().filter(|seat| seat.me == **name);
             // Whoever has left since then was not waited for any longer. Who came back later
             // had left.
             let left = !view.contains_key(name)
                 || sender.left.iter().any(|(when, gone)| *when >= published.start && gone == *name)
-                || seats.clone().any(|seat| seat.invited_last >= published.start);
+                || seats.clone().any(|seat| seat.invited_last >= published.start)
+                || (seats.clone().any(new) && seats.clone().any(old));
             // A process that died may have taken what it had acknowledged with it.
             let excused = |seat: &Seat| {
                 let got = seat.received.get(&at).is_some_and(|seen| seen.contains(&number));
