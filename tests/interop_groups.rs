@@ -715,12 +715,12 @@ fn say(session: &api::Session, text: &str) -> Result<(), Error> {
     op.wait(Some(PATIENCE))
 }
 
-/// Waits for a message, and gives what else happened before.
-fn heard(session: &api::Session, text: &str) -> Vec<Event> {
+/// Waits for a message.
+fn heard(session: &api::Session, text: &str) {
     let mut events = Vec::new();
     loop {
         match session.receive(Some(PATIENCE)) {
-            Ok(Item::Message(message)) if message.payload == text.as_bytes() => return events,
+            Ok(Item::Message(message)) if message.payload == text.as_bytes() => return,
             Ok(Item::Message(_)) => {}
             Ok(Item::Event(event)) => events.push(event),
             Err(error) => panic!("no {text:?}: {error}, after {events:?}"),

@@ -735,10 +735,8 @@ impl Groups {
         self.everything_agrees();
     }
 
-    /// Links that are replaced lose what is not repeated.
     fn outlasts_links(&self, group: usize) -> bool {
-        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 2;
-        self.net.world.accept.age.is_none() || self.groups[group].config.reliable.is_some_and(lasts)
+        self.net.world.outlasts_links(self.groups[group].config.reliable)
     }
 
     /// Everybody who is in a group with its moderator.

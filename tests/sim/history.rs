@@ -613,11 +613,8 @@ impl History {
         }
     }
 
-    /// A link that is replaced gives nothing for a moment: what is not repeated may be lost. At the next
-    /// try it may be the link of the other side.
     fn outlasts_links(&self, talk: usize) -> bool {
-        let lasts = |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > SECOND / 2;
-        self.world.accept.age.is_none() || self.talks[talk].config.reliable.is_some_and(lasts)
+        self.world.outlasts_links(self.talks[talk].config.reliable)
     }
 
     /// Publishes one message, if there is room. It begins with talk, side and number.

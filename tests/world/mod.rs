@@ -19,7 +19,7 @@ use slim::link::Identity;
 use slim::name::Name;
 use slim::node::{AcceptOptions, Node, NodeOptions, Output, TransportId, Value};
 use slim::router::{ConnectionId, Gateway};
-use slim::session::{AppId, Event, Fields, Item, OpId, Payload, SessionConfig, SessionKey};
+use slim::session::{AppId, Event, Fields, Item, OpId, Payload, Retry, SessionConfig, SessionKey};
 use tap::Tap;
 use twox_hash::XxHash64;
 
@@ -338,6 +338,15 @@ impl World {
     }
 
     /// Lets this much virtual time pass.
+    /// Whether a message that is repeated so arrives whatever happens to links for their age. One that is
+    /// replaced gives nothing for a moment: what is not repeated may be lost. At the next try it may be
+    /// the link of the other side.
+    pub fn outlasts_links(&self, reliable: Option<Retry>) -> bool {
+        let lasts =
+            |r: Retry| r.max_retries > 1 && r.interval * r.max_retries > Duration::from_millis(500);
+        self.accept.age.is_none() || reliable.is_some_and(lasts)
+    }
+
     pub fn run(&mut self, time: Duration) {
         self.run_until(time, |_| false);
     }

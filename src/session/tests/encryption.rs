@@ -62,6 +62,13 @@ impl Crowd {
         }
     }
 
+    /// They know each other, have the same keys, and hear each other.
+    fn are_whole(&mut self, members: &[usize], what: &str) {
+        self.agree(members, what);
+        self.same_epoch(members, what);
+        self.talk(members, what);
+    }
+
     fn same_epoch(&self, members: &[usize], what: &str) {
         let epoch = self.epoch(members[0]);
         for at in members {
@@ -401,9 +408,7 @@ fn new_keys_that_overtake_old_news_bring_them_along() {
     assert_eq!(crowd.seen[1].messages.last().unwrap(), "anew");
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(60 * T);
-    crowd.same_epoch(&[0, 1, 2, 3], "back");
-    crowd.agree(&[0, 1, 2, 3], "back");
-    crowd.talk(&[0, 1, 2, 3], "back");
+    crowd.are_whole(&[0, 1, 2, 3], "back");
 }
 
 #[test]
@@ -436,9 +441,7 @@ fn the_news_that_goes_with_new_keys_is_told_until_it_is_known() {
     let op = crowd.publish(3, "anew");
     assert_eq!(crowd.result(op), Ok(()));
     assert_eq!(crowd.seen[1].messages.last().unwrap(), "anew");
-    crowd.same_epoch(&[0, 1, 2, 3], "back");
-    crowd.agree(&[0, 1, 2, 3], "back");
-    crowd.talk(&[0, 1, 2, 3], "back");
+    crowd.are_whole(&[0, 1, 2, 3], "back");
 }
 
 #[test]
@@ -817,9 +820,7 @@ fn spec05_8_commits_out_of_order_are_applied_in_order() {
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(60 * T);
     assert_eq!(crowd.count(1, T::RejoinRequest), 0);
-    crowd.agree(&[0, 1, 2, 3, 4], "in the end");
-    crowd.same_epoch(&[0, 1, 2, 3, 4], "in the end");
-    crowd.talk(&[0, 1, 2, 3, 4], "in the end");
+    crowd.are_whole(&[0, 1, 2, 3, 4], "in the end");
 }
 
 /// Bob does not hear of one or more changes.
@@ -847,9 +848,7 @@ fn who_missed_a_few_commits_is_told_them() {
     assert_eq!(crowd.count(1, T::RejoinRequest), rejoined, "it could follow");
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(30 * T);
-    crowd.agree(&[0, 1, 2, 3], "told");
-    crowd.same_epoch(&[0, 1, 2, 3], "told");
-    crowd.talk(&[0, 1, 2, 3], "told");
+    crowd.are_whole(&[0, 1, 2, 3], "told");
 }
 
 #[test]
@@ -862,9 +861,7 @@ fn spec05_8_who_missed_too_many_commits_gets_new_keys() {
         kind(m) == T::GroupUpdate && update(m).op == GroupUpdateOp::Rejoin as i32
     };
     assert!(crowd.sent.iter().any(|sent| rejoined(&sent)));
-    crowd.agree(&[0, 1, 2, 3], "back");
-    crowd.same_epoch(&[0, 1, 2, 3], "back");
-    crowd.talk(&[0, 1, 2, 3], "back");
+    crowd.are_whole(&[0, 1, 2, 3], "back");
 }
 
 #[test]
@@ -887,9 +884,7 @@ fn who_left_and_came_again_meanwhile_counts_anew() {
         assert!(crowd.count(1, T::RejoinRequest) > 0);
         crowd.copies = Box::new(|_, _, _| 1);
         crowd.run(60 * T);
-        crowd.same_epoch(&[0, 1, 2, 3], "back");
-        crowd.agree(&[0, 1, 2, 3], "back");
-        crowd.talk(&[0, 1, 2, 3], "back");
+        crowd.are_whole(&[0, 1, 2, 3], "back");
     }
 }
 
@@ -1189,9 +1184,7 @@ fn who_goes_away_while_it_gets_new_keys_stays_away() {
     crowd.copies = Box::new(|_, _, _| 1);
     assert_eq!(crowd.set_away(1, false), Ok(()));
     crowd.run(25 * T);
-    crowd.agree(&[0, 1, 2], "back");
-    crowd.same_epoch(&[0, 1, 2], "back");
-    crowd.talk(&[0, 1, 2], "back");
+    crowd.are_whole(&[0, 1, 2], "back");
 }
 
 #[test]
