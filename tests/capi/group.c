@@ -149,9 +149,13 @@ static void invitations(void)
     OK(slim_session_invite(moderator.session, "org/ns/ann", PATIENCE));
     enter(&ann);
 
-    /* Not waited for: nobody has the time to come. It is taken back, and may be repeated. */
+    /* Behind one that takes its time, and not waited for. It is taken back, and may be repeated. */
+    OK(slim_session_invite_start(moderator.session, "org/ns/nobody", &op));
     EXPECT(SLIM_ERR_TIMEOUT, slim_session_invite(moderator.session, "org/ns/carol", 0));
     SAYS("org/ns/carol");
+    EXPECT(SLIM_ERR_NO_ROUTE, slim_op_wait(op, PATIENCE));
+    slim_op_free(op);
+    op = NULL;
     CHECK(count(&moderator) == 2);
 
     /* Started; the app's list says when it is done. They are carried out in their order. */

@@ -242,7 +242,9 @@ def interruptible(call, undo=None):
 
     try:
         threading.Thread(target=run, name="slim-call", daemon=True).start()
-        ended.wait()
+        # A signal just before this thread blocks would not wake it: it looks now and then.
+        while not ended.wait(0.1):
+            pass
         result, error = outcome[0]
     except BaseException:
         left.append(True)

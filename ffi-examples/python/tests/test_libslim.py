@@ -158,6 +158,8 @@ class Groups(Network):
         group = self.group(max_retries=2, retry_interval=0.05)
         with self.assertRaises(libslim.NoRouteError):
             group.invite("org/test/nobody")
+        # Behind one that takes its time.
+        group.invite_start("org/test/nobody")
         with self.assertRaises(libslim.TimeoutError):
             group.invite("org/test/alice", timeout=0)
         group.invite("org/test/alice")
