@@ -704,12 +704,18 @@ impl History {
 
     /// The faults stop: everything settles within a minute, and works.
     fn rest(&mut self) {
+        let mut thaws = false;
         for (_, undo) in std::mem::take(&mut self.later) {
+            thaws |= matches!(undo, Undo::Resume(_));
             self.undo(undo);
         }
         self.world.delay = Duration::from_millis(1 + self.roll(5));
         self.world.jitter = self.millis(5);
         let until = self.world.now.mono + 60 * SECOND;
+        if thaws {
+            // What stood still has yet to find out which of its links have ended meanwhile.
+            self.advance(SECOND / 10);
+        }
         while !self.has_settled() {
             assert!(self.world.now.mono < until, "not settled: {:?}", self.all_stats());
             self.advance(SECOND / 10);
@@ -754,6 +760,10 @@ impl History {
         self.break_link(link);
         self.advance(20 * SECOND);
         self.everything_works();
+    }
+
+    fn sessions(&self) -> usize {
+        self.all_stats().iter().map(|(_, stats)| stats.sessions).sum()
     }
 
     fn all_stats(&self) -> Vec<(&str, Stats)> {
@@ -884,6 +894,12 @@ impl History {
         }
         self.advance(limits::CLOSE_GRACE + 11 * SECOND);
         assert!(self.calls.is_empty(), "never answered: {:?}", self.calls[0].what);
+        // Whoever was invited by somebody who died waits for the welcome.
+        let until = self.world.now.mono + limits::WELCOME_WAIT;
+        while self.sessions() > 0 && self.world.now.mono < until {
+            self.advance(SECOND);
+        }
+        assert_eq!(self.sessions(), 0, "sessions that nobody has: {:?}", self.all_stats());
         for at in 0..self.world.processes.len() {
             let now = self.world.now;
             self.world.processes[at].node.shut_down(now);
