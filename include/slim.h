@@ -59,7 +59,7 @@
     {sizeof(slim_session_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0}
 #define SLIM_PUBLISH_OPTIONS_INIT {sizeof(slim_publish_options), NULL, NULL, 0}
 #define SLIM_SESSION_FIELDS_INIT \
-    {sizeof(slim_session_fields), 0, 0, 0, NULL, NULL, NULL, 0, 0, 0}
+    {sizeof(slim_session_fields), 0, 0, 0, NULL, NULL, NULL, 0, 0, 0, 0}
 #define SLIM_MESSAGE_FIELDS_INIT \
     {sizeof(slim_message_fields), 0, 0, NULL, 0, NULL, NULL, NULL, NULL, 0, NULL, 0}
 
@@ -264,6 +264,9 @@ typedef struct {
     int32_t mls;
     // With MLS: percent of received messages whose header is checked; -1 for none.
     int32_t mls_header_check;
+    // With MLS: how often the keys have changed; -1 until the first peer has joined. Without MLS
+    // -1.
+    int64_t epoch;
 } slim_session_fields;
 
 // How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
@@ -392,7 +395,9 @@ SLIM_API void slim_node_stop(slim_node *node);
 // Errors: TIMEOUT.
 SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
 
-// Writes the node's counters and connections as a JSON object into `buffer`.
+// Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
+// those in clear or that could not be opened in encrypted sessions ("unreadable"), and those that
+// were dropped for other reasons ("dropped").
 //
 // Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 // `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.

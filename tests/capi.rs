@@ -155,6 +155,11 @@ fn fork() {
 }
 
 #[test]
+fn spec05_20_encryption() {
+    run("encryption");
+}
+
+#[test]
 fn signals() {
     run("signals");
 }

@@ -95,8 +95,8 @@ impl Session {
     }
 
     /// What is known about the session.
-    pub fn fields(&self) -> &Fields {
-        &self.shared.fields
+    pub fn fields(&self) -> Fields {
+        Fields { epoch: self.shared.epoch(), ..self.shared.fields.clone() }
     }
 
     /// Hands a message to the session; it is copied. Returns when it is in the send queue, not when

@@ -1,7 +1,7 @@
 //! What threads of the program ask of the loop, and how they get their answers.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -215,10 +215,16 @@ impl AppShared {
     }
 }
 
+/// No number of changes.
+const NO_KEYS: u64 = u64::MAX;
+
 /// What the loop and the handles of a session share.
 pub(crate) struct SessionShared {
     pub(crate) key: SessionKey,
+    /// As they were when the session began.
     pub(crate) fields: Fields,
+    /// How often the keys have changed; [`NO_KEYS`] before there are any.
+    epoch: AtomicU64,
     pub(crate) inbox: Inbox<Item>,
     pub(crate) level: Level,
     pub(crate) room: Room,
@@ -267,11 +273,20 @@ impl SessionShared {
         };
         Arc::new(SessionShared {
             key,
+            epoch: AtomicU64::new(fields.epoch.unwrap_or(NO_KEYS)),
             fields,
             inbox: Inbox::new(&Arc::new(Readiness::new()), 1),
             level: Level::default(),
             room: Room::new(messages),
         })
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: Option<u64>) {
+        self.epoch.store(epoch.unwrap_or(NO_KEYS), Ordering::Release);
+    }
+
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        Some(self.epoch.load(Ordering::Acquire)).filter(|epoch| *epoch != NO_KEYS)
     }
 
     /// Ends every wait.

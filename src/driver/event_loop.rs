@@ -815,6 +815,11 @@ impl EventLoop {
                     session.room.give(messages, bytes);
                 }
             }
+            Output::Epoch(key, epoch) => {
+                if let Some(session) = self.sessions.get(&key) {
+                    session.set_epoch(epoch);
+                }
+            }
             Output::Ended(key, reason) => {
                 if let Some(session) = self.sessions.remove(&key) {
                     session.close(Error::Closed(format!("session closed: {reason}")));

@@ -151,7 +151,9 @@ pub unsafe extern "C" fn slim_node_wait(node: *mut slim_node, timeout_ms: i32) -
     guard(|| unsafe { handle(node, "node")? }.node.wait(timeout(timeout_ms)?))
 }
 
-/// Writes the node's counters and connections as a JSON object into `buffer`.
+/// Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
+/// those in clear or that could not be opened in encrypted sessions ("unreadable"), and those that
+/// were dropped for other reasons ("dropped").
 ///
 /// Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 /// `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.
@@ -213,6 +215,7 @@ fn stats_json((stats, connections): (Stats, Vec<ConnectionInfo>)) -> String {
         "backlog_bytes": stats.backlog,
         "held_bytes": stats.held,
         "dropped": stats.dropped,
+        "unreadable": stats.unreadable,
     })
     .to_string()
 }

@@ -111,6 +111,9 @@ pub struct slim_session_fields {
     pub mls: i32,
     /// With MLS: percent of received messages whose header is checked; -1 for none.
     pub mls_header_check: i32,
+    /// With MLS: how often the keys have changed; -1 until the first peer has joined. Without MLS
+    /// -1.
+    pub epoch: i64,
 }
 
 /// How to publish a message. Start from SLIM_PUBLISH_OPTIONS_INIT; 0 and NULL mean the default.
@@ -290,6 +293,7 @@ pub unsafe extern "C" fn slim_session_view(
                     0 => -1,
                     percent => i32::try_from(percent).unwrap_or(100),
                 }),
+                epoch: known.epoch.map_or(-1, |epoch| i64::try_from(epoch).unwrap_or(i64::MAX)),
             });
         }
         Ok(())

@@ -124,6 +124,8 @@ pub enum Output {
         /// So many bytes.
         bytes: usize,
     },
+    /// How often the keys of an encrypted session have changed; `None`: it has none any more.
+    Epoch(SessionKey, Option<u64>),
     /// A session is over, for a reason in words.
     Ended(SessionKey, String),
 }
@@ -672,6 +674,7 @@ impl From<AppOutput> for Option<Output> {
             AppOutput::Credit { session, messages, bytes } => {
                 Output::Credit { session, messages, bytes }
             }
+            AppOutput::Epoch(key, epoch) => Output::Epoch(key, epoch),
             AppOutput::Ended(key, reason) => Output::Ended(key, reason),
         })
     }

@@ -44,6 +44,8 @@ pub(crate) enum Output {
     Item(SessionKey, Item),
     /// There is room for more publishes.
     Credit { session: SessionKey, messages: usize, bytes: usize },
+    /// How often the keys of an encrypted session have changed; `None`: it has none any more.
+    Epoch(SessionKey, Option<u64>),
     /// The session is over; its handle may still give out what has arrived.
     Ended(SessionKey, String),
 }
@@ -92,6 +94,8 @@ pub(super) struct Entry {
     /// The session with any instance that it belongs to.
     parent: Option<u32>,
     seen: Seen,
+    /// How often its keys had changed, as was last said.
+    epoch: Option<u64>,
 }
 
 /// A discovery request that was answered.
@@ -719,7 +723,8 @@ impl App {
     pub(super) fn insert(&mut self, session: Session, parent: Option<u32>) -> SessionKey {
         let id = session.id();
         let key = self.new_key(id);
-        self.sessions.insert(id, Entry { session, key, parent, seen: Seen::default() });
+        self.sessions
+            .insert(id, Entry { session, key, parent, seen: Seen::default(), epoch: None });
         key
     }
 
@@ -757,6 +762,10 @@ impl App {
         let key = entry.key;
         let mut last_reply = None;
         let mut parent = entry.parent.and_then(|parent| self.anycasts.get_mut(&parent));
+        let epoch = entry.session.epoch();
+        if std::mem::replace(&mut entry.epoch, epoch) != epoch && parent.is_none() {
+            self.outputs.push_back(Output::Epoch(key, epoch));
+        }
         for output in entry.session.take_outputs() {
             self.outputs.push_back(match output {
                 SessionOutput::Send(outgoing) => {

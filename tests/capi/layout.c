@@ -36,6 +36,7 @@ int main(void)
     FIELD(slim_session_fields, metadata_len);
     FIELD(slim_session_fields, mls);
     FIELD(slim_session_fields, mls_header_check);
+    FIELD(slim_session_fields, epoch);
     STRUCT(slim_publish_options);
     FIELD(slim_publish_options, size);
     FIELD(slim_publish_options, payload_type);

@@ -531,6 +531,7 @@ impl World {
                 credit.0 += messages;
                 credit.1 += bytes;
             }
+            Output::Epoch(..) => {}
             Output::Ended(key, reason) => {
                 process.ended.insert(key, reason);
             }

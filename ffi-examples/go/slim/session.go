@@ -59,6 +59,15 @@ func (s *Session) Initiator() bool { return s.initiator }
 // MLS says whether it is encrypted end to end.
 func (s *Session) MLS() bool { return s.mls }
 
+// Epoch is how often the keys of an encrypted session have changed, -1 if it has none.
+func (s *Session) Epoch() (int64, error) {
+	fields := C.slim_session_fields{size: C.sizeof_slim_session_fields}
+	err := s.use("slim_session_view", func() error {
+		return call("slim_session_view", func() C.slim_status { return C.slim_session_view(s.c, &fields) })
+	})
+	return int64(fields.epoch), err
+}
+
 // Destination is the peer's or the group's name.
 func (s *Session) Destination() string { return s.destination }
 

@@ -493,6 +493,14 @@ class Session(Handle):
             names[name.decode()] = bool(online.value)
         return names
 
+    @property
+    def epoch(self) -> Optional[int]:
+        """How often the keys of an encrypted session have changed; None: it has none."""
+        fields = _ffi.slim_session_fields(c.sizeof(_ffi.slim_session_fields))
+        with self._use() as session:
+            check(lib.slim_session_view(session, c.byref(fields)))
+        return None if fields.epoch < 0 else fields.epoch
+
     def fileno(self) -> int:
         """A descriptor that is readable while receive() has something to give."""
         with self._use() as session:

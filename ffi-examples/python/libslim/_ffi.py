@@ -86,6 +86,7 @@ class slim_session_fields(c.Structure):
         ("metadata_len", c.c_size_t),
         ("mls", c.c_int32),
         ("mls_header_check", c.c_int32),
+        ("epoch", c.c_int64),
     ]
 
 

@@ -54,6 +54,13 @@ impl Crowd {
         self.apps[at].fields(self.sessions[at].expect("a session")).unwrap().epoch
     }
 
+    /// The others were told that somebody has got new keys.
+    fn has_told_of_new_keys(&self) -> bool {
+        let rejoins =
+            |m: &Message| kind(m) == T::GroupUpdate && update(m).op == GroupUpdateOp::Rejoin as i32;
+        self.sent.iter().any(|(_, message)| rejoins(message))
+    }
+
     /// This one is heard by all.
     fn say_three(&mut self, at: usize) {
         for text in ["one", "two", "three"] {
@@ -73,6 +80,7 @@ impl Crowd {
         let epoch = self.epoch(members[0]);
         for at in members {
             assert_eq!(self.epoch(*at), epoch, "{what}: {at}");
+            assert_eq!(self.seen[*at].epoch, epoch, "{what}: {at} was told");
         }
     }
 }
@@ -109,13 +117,11 @@ fn spec03_06_the_messages_that_carry_keys() {
 
 #[test]
 fn the_loss_or_repetition_of_any_one_message_is_repaired() {
-    for kind in ALL {
-        for (copies, what) in [(0, "lost"), (2, "twice")] {
-            for closer in [0, 1] {
-                let what = format!("{kind:?} {what}, closed by {closer}");
-                conversation_of(Pair::sealed(), first(kind, copies), closer, &what);
-            }
-        }
+    for (copies, what) in [(0, "lost"), (2, "twice")] {
+        each_kind(|kind, closer| {
+            let what = format!("{kind:?} {what}, closed by {closer}");
+            conversation_of(Pair::sealed(), first(kind, copies), closer, &what)
+        });
     }
     conversation_of(Pair::sealed(), Box::new(|_, _| 2), 0, "everything twice");
 }
@@ -195,6 +201,7 @@ fn spec03_31_what_comes_in_clear_is_dropped() {
     }
     assert_eq!((pair.seen[1].messages.len(), pair.count(1, T::MsgAck)), (1, acks));
     assert!(pair.seen[1].events.is_empty(), "nor is anything lost: {:?}", pair.seen[1].events);
+    assert_eq!(pair.apps[1].unreadable(), 2 * 4 * 2, "each is counted");
     pair.still_works(ours, theirs);
 }
 
@@ -684,7 +691,9 @@ fn the_life_of_an_encrypted_group() {
 fn spec03_16_the_loss_of_any_one_message_in_an_encrypted_group_is_repaired() {
     for lost in ALL_OF_GROUPS {
         for n in [1, 2, 4, 7] {
-            life_of(four(true), nth(lost, n, 0), true, &format!("{lost:?} number {n} lost"));
+            let what = format!("{lost:?} number {n} lost");
+            let crowd = life_of(four(true), nth(lost, n, 0), true, &what);
+            assert!(n > 1 || crowd.sent.iter().any(|(_, m)| kind(m) == lost), "no {lost:?}");
         }
     }
 }
@@ -857,11 +866,58 @@ fn spec05_8_who_missed_too_many_commits_gets_new_keys() {
     crowd.copies = Box::new(|_, _, _| 1);
     crowd.run(60 * T);
     assert_eq!(crowd.count(1, T::RejoinRequest), 1);
-    let rejoined = |(_, m): &&(usize, Message)| {
-        kind(m) == T::GroupUpdate && update(m).op == GroupUpdateOp::Rejoin as i32
-    };
-    assert!(crowd.sent.iter().any(|sent| rejoined(&sent)));
+    assert!(crowd.has_told_of_new_keys());
     crowd.are_whole(&[0, 1, 2, 3], "back");
+}
+
+#[test]
+fn defect_13_who_got_new_keys_is_waited_for_again() {
+    let mut crowd = deaf(limits::MLS_MISSED_COMMITS / 2 + 1);
+    assert!(crowd.others(2).contains(&(1, false)));
+    // Cid hears of Bob only from the moderator.
+    crowd.copies = Box::new(|from, to, _| usize::from((from, to) != (1, 2)));
+    while !crowd.has_told_of_new_keys() {
+        crowd.run(T / 4);
+    }
+    assert!(crowd.others(2).contains(&(1, true)));
+    let op = crowd.publish(2, "to Bob, too");
+    let error = crowd.result(op).unwrap_err();
+    assert!(matches!(error, Error::Undelivered(_)), "{error}");
+    assert!(error.to_string().contains(&crowd.names[1].to_string()), "{error}");
+    assert!(crowd.seen[1].messages.contains(&"to Bob, too".to_owned()), "only its ack is lost");
+}
+
+#[test]
+fn spec03_17_a_doubled_message_of_a_rejoin_breaks_nothing() {
+    // By a heartbeat of a later epoch, and by a return that is refused.
+    let of_heartbeats = [T::RejoinRequest, T::RejoinReply, T::GroupUpdate, T::GroupAck];
+    for doubled in of_heartbeats.map(Some).into_iter().chain([None]) {
+        let mut crowd = deaf(limits::MLS_MISSED_COMMITS / 2 + 1);
+        crowd.copies = twice(doubled);
+        crowd.run(60 * T);
+        assert!(doubled.is_none_or(|kind| (0..4).any(|at| crowd.count(at, kind) > 0)));
+        crowd.copies = Box::new(|_, _, _| 1);
+        crowd.run(25 * T);
+        crowd.are_whole(&[0, 1, 2, 3], &format!("{doubled:?}"));
+    }
+    let of_returns = [T::UpdateParticipantState, T::GroupNack, T::RejoinRequest, T::RejoinReply];
+    for doubled in of_returns.map(Some).into_iter().chain([None]) {
+        let mut crowd = together(true);
+        assert_eq!(crowd.set_away(2, true), Ok(()));
+        crowd.copies = Box::new(|_, to, _| usize::from(to != 2));
+        assert_eq!(crowd.remove(3), Ok(()));
+        crowd.copies = twice(doubled);
+        assert_eq!(crowd.set_away(2, false), Ok(()));
+        assert!(doubled.is_none_or(|kind| (0..3).any(|at| crowd.count(at, kind) > 0)));
+        crowd.copies = Box::new(|_, _, _| 1);
+        crowd.run(25 * T);
+        crowd.are_whole(&[0, 1, 2], &format!("{doubled:?}"));
+    }
+}
+
+/// All messages of a kind, or all of any, come twice.
+fn twice(wanted: Option<T>) -> super::groups::Copies {
+    Box::new(move |_, _, message| 1 + usize::from(wanted.is_none_or(|it| it == kind(message))))
 }
 
 #[test]
