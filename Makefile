@@ -98,6 +98,8 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --lib mls::
+	SLIM_SOAK=1 $(CARGO) test --release --features cli --test groups -- --test-threads 1
+	$(CARGO) test --release --features cli --test mls -- --ignored --test-threads 1
 	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1
 	SLIM_SOAK=1 $(CARGO) test --features cli --test interop_groups spec05_16
 	@rustc +nightly --version >/dev/null 2>&1 || \

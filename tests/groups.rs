@@ -132,14 +132,19 @@ fn many_members_cost_no_more_than_they_must() {
     let signatures = signatures();
     let last = median(invited[members - 3..].to_vec());
     let early = median(invited[1..4].to_vec());
+    let bar = 3 * direct + members as u32 * Duration::from_micros(20);
+    // With all on two cores, and nothing but signatures.
+    let ideal = early + (members as u32 - 2) * signatures / 2;
     println!(
-        "{members} members: round trip to one {direct:?}, to all {everybody:?}; invitations {early:?} \
-         at first, {last:?} at last; signatures of a member {signatures:?}"
+        "{members} members: round trip to one {direct:?}, to all {everybody:?} (bar {bar:?}); \
+         invitations {early:?} at first, {last:?} at last (with nothing but signatures {ideal:?}); \
+         signatures of a member {signatures:?}"
     );
     if soak() {
-        let bar = 3 * direct + members as u32 * Duration::from_micros(20);
+        // On a machine that is shared: what grows faster than members do is more than this.
+        let bar = bar * 3 / 2;
         assert!(everybody <= bar, "{everybody:?} to all, {direct:?} to one: more than {bar:?}");
-        let bar = early + (members as u32 - 2) * signatures / 2;
+        let bar = ideal * 2;
         assert!(last <= bar, "the last invitation took {last:?}, the first {early:?}: {bar:?}");
     }
 

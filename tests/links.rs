@@ -811,9 +811,17 @@ fn spec02_21_where_a_message_goes_is_not_for_its_sender_to_say() {
         answers(&mut thief, &[with(peer::subscribe(&secret, 7), forced)]);
     }
     assert!(answers(&mut victim, &[]).is_empty());
-    // It has subscribed for itself, nothing else.
-    answers(&mut victim, &[peer::publish(&secret, 10)]);
-    assert_eq!(answers(&mut thief, &[]).len(), 1);
+    // It has subscribed for itself, nothing else. What is not for links goes over none.
+    let local = |header: &mut SlimHeader| {
+        (header.recv_from, header.forward_to) = (Some(1), Some(0));
+    };
+    answers(&mut victim, &[with(peer::publish(&secret, 10), local)]);
+    let relayed = answers(&mut thief, &[]);
+    let [Message { message_type: Some(MessageType::Publish(publish)), .. }] = &relayed[..] else {
+        panic!("{relayed:?}");
+    };
+    let header = publish.header.as_ref().unwrap();
+    assert_eq!((header.recv_from, header.forward_to), (None, None));
 }
 
 #[test]

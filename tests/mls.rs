@@ -196,16 +196,17 @@ fn figures() {
             let removed = remove.of(|| lead.remove(&late.subject(), &mut moderator.cx()).unwrap());
             p_remove.of(|| group.process(&removed.commit, &from, &mut peer.cx()).unwrap());
         }
+        let add = add.median();
         println!(
-            "{size:4} {:8.3} {:8.3} {:8.2} {:7.2} {:8.2} {:7.2} {:8.2}",
+            "{size:4} {:8.3} {:8.3} {add:8.2} {:7.2} {:8.2} {:7.2} {:8.2}",
             seal.median(),
             open.median(),
-            add.median(),
             p_add.median(),
             remove.median(),
             p_remove.median(),
             join.median()
         );
+        assert!(size > 100 || add <= 2.0, "adding to a group of {size} takes {add:.2} ms");
     }
 }
 

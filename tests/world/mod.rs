@@ -468,6 +468,7 @@ impl World {
         let filtered = (*record || copies.is_some()).then(|| {
             tap.pass(bytes, |message| {
                 if *record {
+                    tap::check_names(message);
                     trace.push((link.clone(), message.clone()));
                 }
                 copies.as_mut().map_or(1, |copies| copies(link, message))

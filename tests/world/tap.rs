@@ -3,8 +3,9 @@
 
 use prost::Message as _;
 use slim::grpc::{Body, Decoder};
+use slim::name::component_hash;
 use slim::wire::{
-    CommandPayloadType, ContentType, LinkType, Message, MessageType, MlsPayload, NameId,
+    CommandPayloadType, ContentType, LinkType, Message, MessageType, MlsPayload, Name, NameId,
     Participant, SessionMessageType, SessionType, SlimHeader,
 };
 
@@ -197,6 +198,67 @@ fn kind_of_mls(message: &[u8]) -> &'static str {
         [0, 1, 0, 5, ..] => "key package",
         _ => "nothing of MLS",
     }
+}
+
+/// What every message of ours that names somebody says in full (spec 02, items 6 and 9): an id, the
+/// hashes of the strings, our version, and nothing that is one process's own affair.
+pub fn check_names(message: &Message) {
+    let header = match message.message_type.as_ref().expect("a type") {
+        MessageType::Publish(publish) => publish.header.as_ref(),
+        MessageType::Subscribe(subscribe) => subscribe.header.as_ref(),
+        MessageType::Unsubscribe(unsubscribe) => unsubscribe.header.as_ref(),
+        _ => return,
+    };
+    let header = header.expect("a header");
+    assert_eq!((header.recv_from, header.forward_to), (None, None));
+    assert_eq!(header.version, slim::protocol_version());
+    let names = [&header.source, &header.destination].map(|name| name.as_ref().expect("a name"));
+    let content = match &message.message_type {
+        Some(MessageType::Publish(publish)) => publish.msg.as_ref(),
+        _ => None,
+    };
+    let command = content.and_then(|content| match content.content_type.as_ref()? {
+        ContentType::CommandPayload(command) => command.command_payload_type.as_ref(),
+        ContentType::AppPayload(_) => None,
+    });
+    for name in names.into_iter().chain(command.map(names_in).into_iter().flatten()) {
+        let encoded = name.name.as_ref().expect("hashes");
+        assert!(encoded.name_id.is_some(), "an implicit id: {name:?}");
+        let Some(strings) = &name.str_name else { continue };
+        let strings =
+            [&strings.str_component_0, &strings.str_component_1, &strings.str_component_2];
+        let hashes = [encoded.component_0, encoded.component_1, encoded.component_2];
+        assert_eq!(hashes, strings.map(|text| component_hash(text)), "{name:?}");
+    }
+}
+
+/// The names in a command, with their strings.
+fn names_in(command: &CommandPayloadType) -> Vec<&Name> {
+    let named = |participant: &'_ Participant| participant.name.is_some();
+    let (names, members): (Vec<Option<&Name>>, &[Participant]) = match command {
+        CommandPayloadType::JoinRequest(join) => {
+            (vec![join.channel.as_ref(), join.control.as_ref()], &[])
+        }
+        CommandPayloadType::JoinReply(join) => (Vec::new(), join.participant.as_slice()),
+        CommandPayloadType::GroupWelcome(welcome) => (Vec::new(), &welcome.participants),
+        CommandPayloadType::GroupUpdate(update) => {
+            let subject = update.participant.as_ref().and_then(|member| member.name.as_ref());
+            (vec![subject], &update.participants)
+        }
+        CommandPayloadType::GroupClose(close) => {
+            (close.participants.iter().map(Some).collect(), &[])
+        }
+        CommandPayloadType::UpdateParticipantState(update) => {
+            (vec![update.participant.as_ref()], &[])
+        }
+        CommandPayloadType::RejoinRequest(request) => (vec![request.participant.as_ref()], &[]),
+        _ => (Vec::new(), &[]),
+    };
+    assert!(members.iter().all(named), "a member without a name");
+    let members = members.iter().filter_map(|member| member.name.as_ref());
+    let names: Vec<&Name> = names.into_iter().flatten().chain(members).collect();
+    assert!(names.iter().all(|name| name.str_name.is_some()), "without strings: {names:?}");
+    names
 }
 
 /// How members are described. Their order means nothing.
