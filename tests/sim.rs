@@ -23,13 +23,13 @@
 //! 11. Who confirmed its removal, or the end of the group, is out; who was welcomed is in. In the end,
 //!     whoever is out knows it, and members agree about who is in and who of them is there.
 //!
-//! Encrypted groups keep the same promises, and two more (with real identities, whose signatures are not
-//! chosen by the seed: a replay may differ in lengths):
+//! Encrypted histories of either kind keep the same promises, and two more (with real identities,
+//! whose signatures are not chosen by the seed: a replay may differ in lengths):
 //!
-//! 12. No payload is on any link, and each is received as its sender's.
-//! 13. In the end, members have the same keys.
+//! 12. No payload is on any link, and each is received as its sender's (this in groups).
+//! 13. In the end, those who talk have the same keys.
 //!
-//! `SLIM_SIM_SEEDS=n` runs n seeds (of encrypted groups n / 50), `SLIM_SIM_FIRST=n` begins with another one than 0,
+//! `SLIM_SIM_SEEDS=n` runs n seeds (of encrypted ones n / 50), `SLIM_SIM_FIRST=n` begins with another one than 0,
 //! `SLIM_SIM_GO_ON=1` does not stop at one that fails; `SLIM_SIM_SEED=n` replays one. Seeds that ever
 //! failed stand in `sim/seeds.txt` and `sim/group_seeds.txt` and run first.
 
@@ -57,6 +57,11 @@ const ENCRYPTED: u64 = 50;
 #[test]
 fn every_history_keeps_the_promises() {
     run(include_str!("sim/seeds.txt"), 1, &|seed| History::new(seed).run());
+}
+
+#[test]
+fn every_encrypted_history_keeps_the_promises() {
+    run("", ENCRYPTED, &|seed| History::encrypted(seed).run());
 }
 
 #[test]

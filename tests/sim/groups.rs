@@ -15,6 +15,7 @@ use slim::session::{
 
 use crate::history::Outcome;
 use crate::network::{roll, App, Network};
+use crate::world::IN_CLEAR;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Steps of one round of faults, at most.
@@ -139,9 +140,6 @@ pub struct Groups {
     /// A replay tells what happens.
     telling: bool,
 }
-
-/// Ends every payload of an encrypted group.
-const IN_CLEAR: &str = "Is this in clear?";
 
 impl Groups {
     /// The network that a seed chooses.

@@ -9,9 +9,9 @@ use slim::limits;
 use slim::name::Name;
 use slim::node::{Stats, Value};
 use slim::router::ConnectionId;
-use slim::session::{AppId, Event, OpId, Retry, SessionConfig, SessionKey};
+use slim::session::{AppId, Event, Mls, OpId, Retry, SessionConfig, SessionKey};
 
-use crate::world::World;
+use crate::world::{World, IN_CLEAR};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Steps of one round of faults, at most.
@@ -137,6 +137,8 @@ pub struct History {
     stale: bool,
     calm: Option<Instant>,
     steps: u64,
+    /// How sessions are encrypted.
+    mls: Option<Mls>,
     /// A replay tells what happens.
     telling: bool,
 }
@@ -144,8 +146,19 @@ pub struct History {
 impl History {
     /// The network that a seed chooses.
     pub fn new(seed: u64) -> History {
+        History::in_world(World::new(seed), seed)
+    }
+
+    /// A network whose sessions are encrypted.
+    pub fn encrypted(seed: u64) -> History {
+        let mut world = World::new(seed).with_real_identities();
+        world.secret = Some(IN_CLEAR);
+        History { mls: Some(Mls::default()), ..History::in_world(world, seed) }
+    }
+
+    fn in_world(world: World, seed: u64) -> History {
         let mut history = History {
-            world: World::new(seed),
+            world,
             dice: SeededEntropy::new(seed ^ 0x51a1),
             nodes: Vec::new(),
             uplinks: Vec::new(),
@@ -158,6 +171,7 @@ impl History {
             stale: false,
             calm: None,
             steps: 0,
+            mls: None,
             telling: std::env::var_os("SLIM_SIM_SEED").is_some(),
         };
         // Links that grow old are replaced, which is no fault.
@@ -301,7 +315,8 @@ impl History {
             _ => {
                 let jump = Duration::from_secs(self.roll(7200));
                 let unix = self.world.now.unix;
-                let back = self.roll(2) == 0;
+                // Tokens from the future are refused; those of an hour ago are only renewed.
+                let back = self.roll(2) == 0 && self.mls.is_none();
                 self.world.now.unix = if back { unix - jump } else { unix + jump };
             }
         }
@@ -568,7 +583,7 @@ impl History {
         let interval = Duration::from_millis(100 + self.roll(900));
         let max_retries = self.roll(8) as u32;
         let reliable = (self.roll(4) > 0).then_some(Retry { interval, max_retries });
-        let config = SessionConfig { reliable, ..SessionConfig::default() };
+        let config = SessionConfig { reliable, mls: self.mls, ..SessionConfig::default() };
         let Client { process, app, life, .. } = self.clients[from];
         self.tell(|| {
             format!("client {from} opens talk {} to {to} as {name}: {reliable:?}", self.talks.len())
@@ -634,6 +649,9 @@ impl History {
         let number = end.published.len();
         let mut text = format!("{talk}.{side}.{number}.");
         text.push_str(&"x".repeat(len));
+        if self.mls.is_some() {
+            text.push_str(IN_CLEAR);
+        }
         end.out.0 += 1;
         end.out.1 += text.len();
         end.published.push(Published { must, outcome: None, breaks: self.breaks });
@@ -819,6 +837,11 @@ impl History {
             );
             if both {
                 assert_eq!(waiting, 0, "talk {at}.{side}: calls without an answer");
+                assert_eq!(
+                    self.epoch(end),
+                    self.epoch(talk.ends[1 - side].as_ref().unwrap()),
+                    "talk {at}: keys"
+                );
                 // What is lost with a replaced link may be the last try of a short one.
                 let online = end.online || !self.outlasts_links(at);
                 assert!(online && end.connected, "talk {at}.{side}: events say otherwise");
@@ -832,6 +855,12 @@ impl History {
             assert!(arrived || !promised, "talk {at}.{side}.{number}: success, but not delivered");
             assert!(arrived || !published.must, "talk {at}.{side}.{number}: lost in calm");
         }
+    }
+
+    /// How often the keys have changed, as one end sees it.
+    fn epoch(&self, end: &End) -> Option<u64> {
+        let node = &self.world.processes[self.clients[end.client].process].node;
+        node.session(end.key).expect("a session").epoch
     }
 
     /// Tables hold what they must, and no more.

@@ -64,6 +64,9 @@ struct Pipe {
 /// How often a message goes on over a link: 0 loses it, 2 doubles it.
 pub type Copies = Box<dyn FnMut(&str, &slim::wire::Message) -> usize>;
 
+/// Ends every payload where the world looks for it on all links.
+pub const IN_CLEAR: &str = "Is this in clear?";
+
 /// The network.
 pub struct World {
     pub now: Now,

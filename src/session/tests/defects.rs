@@ -94,11 +94,12 @@ fn defect_3_only_the_first_discovery_reply_counts() {
 
 #[test]
 fn defect_5_what_is_published_before_anybody_is_there_is_sent_at_once_and_in_order() {
-    for reliable in [true, false] {
-        let mut pair = Pair::new();
+    for (reliable, sealed) in [(true, false), (false, false), (true, true), (false, true)] {
+        let mut pair = if sealed { Pair::sealed() } else { Pair::new() };
         pair.copies = first(T::JoinRequest, 0);
         let (op, to) = (pair.op(), Name::parse("o/n/bob").unwrap());
-        let ours = pair.with(0, |app, cx| app.open(config(reliable), &to, op, cx)).unwrap();
+        let config = SessionConfig { mls: pair.mls, ..config(reliable) };
+        let ours = pair.with(0, |app, cx| app.open(config, &to, op, cx)).unwrap();
         let ops: Vec<OpId> = (0..5).map(|n| pair.publish(0, ours, &n.to_string())).collect();
         assert_eq!(pair.count(0, T::Msg), 0, "nobody is there");
         pair.run(Duration::from_millis(1100));

@@ -699,6 +699,21 @@ fn spec03_16_the_loss_of_any_one_message_in_an_encrypted_group_is_repaired() {
 }
 
 #[test]
+fn what_is_published_before_anybody_is_in_is_sealed_for_the_first_member() {
+    for reliable in [true, false] {
+        let mut crowd = four(reliable);
+        let ops = ["0", "1", "2"].map(|text| crowd.publish(0, text));
+        assert_eq!(crowd.count(0, T::Msg), 0, "nobody is there");
+        assert_eq!(crowd.invite(1), Ok(()));
+        for op in ops {
+            assert_eq!(crowd.result(op), Ok(()));
+        }
+        assert_eq!(crowd.seen[1].messages, ["0", "1", "2"]);
+        assert_eq!((crowd.count(0, T::Msg), crowd.apps[1].unreadable()), (3, 0));
+    }
+}
+
+#[test]
 fn spec05_7_a_message_that_crosses_a_commit_is_read() {
     let mut crowd = four(true);
     for at in [1, 2] {
