@@ -208,3 +208,36 @@ pub unsafe extern "C" fn slim_message_free(message: *mut slim_message) {
     // SAFETY: promised by the caller.
     unsafe { free(message) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_with_a_reason_says_it() {
+        for (event, kind) in [
+            (Event::EncryptionLost("no keys".to_owned()), 8),
+            (
+                Event::Closed("no keys".to_owned()),
+                slim_message_kind::SLIM_EVENT_SESSION_CLOSED as i32,
+            ),
+        ] {
+            let message = slim_message::new(Item::Event(event));
+            let mut fields = std::mem::MaybeUninit::<slim_message_fields>::zeroed();
+            // SAFETY: both pointers are to what the function takes; all zeroes are a struct of
+            // numbers and null pointers.
+            let fields = unsafe {
+                (*fields.as_mut_ptr()).size = size_of::<slim_message_fields>() as u32;
+                assert_eq!(slim_message_view(&message, fields.as_mut_ptr()), slim_status::SLIM_OK);
+                fields.assume_init()
+            };
+            assert_eq!((fields.kind, fields.is_reply, fields.connection), (kind, 0, 0));
+            // SAFETY: they point into `message`, which is still there.
+            let (data, source) = unsafe {
+                let data = std::slice::from_raw_parts(fields.data.cast::<u8>(), fields.data_len);
+                (data, std::ffi::CStr::from_ptr(fields.source))
+            };
+            assert_eq!((data, source), (&b"no keys"[..], c""));
+        }
+    }
+}

@@ -642,11 +642,15 @@ impl History {
         };
         let bound = self.talks[talk].retry().total() * 3;
         let must = self.is_whole(talk) && self.calm.is_some() && self.outlasts_links(talk);
+        let acked = self.talks[talk].config.reliable.is_some();
         let Some(end) = &mut self.talks[talk].ends[side] else { return false };
         if end.out.0 >= window || end.out.1 >= limits::SESSION_BYTES {
             return false;
         }
         let number = end.published.len();
+        // Where nothing is acknowledged, the first that is out of reach may be lost for new keys.
+        let in_reach = number < limits::MLS_SKIPPED_MESSAGES as usize;
+        let must = must && (self.mls.is_none() || acked || in_reach);
         let mut text = format!("{talk}.{side}.{number}.");
         text.push_str(&"x".repeat(len));
         if self.mls.is_some() {
@@ -900,7 +904,7 @@ impl History {
             }
         }
         for (at, process) in self.world.processes.iter().enumerate() {
-            let found = Stats { dropped: 0, ..process.node.stats() };
+            let found = Stats { dropped: 0, unreadable: 0, ..process.node.stats() };
             let mut expected = expected.remove(&at).unwrap_or_default();
             expected.names = names.remove(&at).unwrap_or_default();
             // The world sees a session that is being joined only when it is.
