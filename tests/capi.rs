@@ -3,6 +3,7 @@
 //! it shows. `SLIM_SOAK=1` has some of them do more.
 #![cfg(target_os = "linux")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -71,12 +72,17 @@ fn output(command: &[&str], wanted: i32) -> Output {
     said
 }
 
+/// Says it also when all is well, which what is printed with macros does not.
+fn left_out(what: &str) {
+    let _ = writeln!(std::io::stderr(), "{what}");
+}
+
 fn has_valgrind() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
         let found = Command::new("valgrind").arg("--version").output().is_ok();
         if !found {
-            eprintln!("valgrind is not there: the C programs run without it");
+            left_out("valgrind is not there: the C programs run without it");
         }
         found
     })
@@ -219,6 +225,43 @@ fn layout() {
         std::fs::write(root().join("tests/capi/layout.txt"), &printed).unwrap();
     }
     assert_eq!(printed, read("tests/capi/layout.txt"), "the layout has changed");
+    // What `abi` compares, where its tools are, has the same structs with the same fields.
+    let recorded = read("tests/capi/libslim.abi");
+    for line in printed.lines() {
+        let mut words = line.split_whitespace();
+        let (name, number) = (words.next().unwrap(), words.next().unwrap());
+        let wanted = match (line.starts_with("slim_"), line.starts_with("    ")) {
+            (true, _) if name == "slim_status" => "enum-decl".to_owned(),
+            (true, _) => format!("size-in-bits='{}'", 8 * number.parse::<usize>().unwrap()),
+            (_, true) => String::new(),
+            _ => continue,
+        };
+        let named = |line: &str| line.contains(&format!("name='{name}'")) && line.contains(&wanted);
+        assert!(recorded.lines().any(named), "tests/capi/libslim.abi is out of date: {line}");
+    }
+}
+
+/// Lists of all functions and statuses are complete.
+#[test]
+fn nothing_of_the_header_is_left_out() {
+    let tests = |program: &str| read(&format!("tests/capi/{program}.c"));
+    let (nulls, fork, statuses) =
+        (tests("nulls"), tests("fork") + &read("tests/capi/check.h"), tests("statuses"));
+    // These take no handle.
+    let free = ["version", "version_number", "build_info", "status_name", "last_error", "log_set"];
+    for name in declared() {
+        if free.iter().any(|free| name == format!("slim_{free}")) {
+            continue;
+        }
+        assert!(nulls.contains(&format!("{name}(")), "nulls.c does not call {name}");
+        assert!(fork.contains(&format!("{name}(")), "fork.c does not call {name}");
+    }
+    for line in read("include/slim.h").lines() {
+        let status = line.trim().split_once(" = ").map(|(name, _)| name);
+        let status = status.filter(|name| *name == "SLIM_OK" || name.starts_with("SLIM_ERR_"));
+        let listed = status.is_none_or(|name| statuses.contains(&format!("NAMED({name})")));
+        assert!(listed, "statuses.c does not have {status:?}");
+    }
 }
 
 /// A library in C with the functions and types of a header, which do nothing. `abidw` finds in our
@@ -247,7 +290,7 @@ fn stand_in(name: &str, header: &str) -> PathBuf {
 #[cfg(all(target_arch = "x86_64", target_env = "gnu"))]
 fn abi() {
     if Command::new("abidiff").arg("--version").output().is_err() {
-        return eprintln!("abidiff is not there: the recorded ABI is not compared");
+        return left_out("abidiff is not there: the recorded ABI is not compared");
     }
     let header = read("include/slim.h");
     let recorded = root().join("tests/capi/libslim.abi");

@@ -1,6 +1,7 @@
 //! The C header: what is committed is what cbindgen makes of `src/ffi`, and C and C++ compilers
 //! take it. `SLIM_WRITE_HEADER=1` (`make header`) writes it instead of comparing.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -75,16 +76,17 @@ fn compilers_take_the_header() {
         int e[] = {SLIM_VERSION_NUMBER, SLIM_VERSION_AT_LEAST(0, 0, 0), SLIM_WAIT_FOREVER};\n\
         return a.size && b.size && c.size && d.size && e[1] ? 0 : (int)sizeof SLIM_VERSION;\n}\n";
     let c = ["c99", "c11", "c2x"];
-    let cpp = ["c++11", "c++17", "c++20"];
+    let cpp = ["c++11", "c++14", "c++17", "c++20"];
     for (compiler, standards, extension) in
-        [("cc", c, "c"), ("clang", c, "c"), ("c++", cpp, "cc"), ("clang++", cpp, "cc")]
+        [("cc", &c[..], "c"), ("clang", &c, "c"), ("c++", &cpp, "cc"), ("clang++", &cpp, "cc")]
     {
         if Command::new(compiler).arg("--version").output().is_err() {
             assert_ne!(compiler, "cc", "no C compiler");
-            eprintln!("{compiler} is not there: the header was not given to it");
+            // Said also when all is well.
+            let _ = writeln!(std::io::stderr(), "{compiler} is not there: the header is not tried");
             continue;
         }
-        for (standard, times) in standards.into_iter().flat_map(|one| [(one, 1), (one, 2)]) {
+        for (standard, times) in standards.iter().flat_map(|one| [(one, 1), (one, 2)]) {
             let file = dir.join(format!("header_{compiler}_{standard}_{times}.{extension}"));
             std::fs::write(&file, "#include \"slim.h\"\n".repeat(times) + use_it).unwrap();
             let status = Command::new(compiler)

@@ -27,6 +27,7 @@ PLAIN = {
     "uint16_t": "c.c_uint16",
     "uint32_t": "c.c_uint32",
     "uint64_t": "c.c_uint64",
+    "int64_t": "c.c_int64",
     "size_t": "c.c_size_t",
     "slim_status": "c.c_int32",
     "const char *": "c.c_char_p",

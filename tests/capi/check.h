@@ -65,6 +65,13 @@
         }                                                                                   \
     } while (0)
 
+/* No text of a call before is taken for that of the next. */
+static inline void forget_error(void)
+{
+    slim_node *none = NULL;
+    EXPECT(SLIM_ERR_INVALID_CONFIG, slim_node_new("[", &none));
+}
+
 /* What outputs hold before a call that must not write them. */
 #define POISON ((void *)(uintptr_t)0x5a5a5a50)
 

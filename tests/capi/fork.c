@@ -8,6 +8,7 @@
 
 #define FORKED(call)                         \
     do {                                     \
+        forget_error();                      \
         EXPECT(SLIM_ERR_FORKED, call);       \
         SAYS("the handle was made before fork()"); \
     } while (0)
@@ -67,6 +68,7 @@ static void all_refuse(void)
     FORKED(slim_session_flush(talk->ours, SLIM_WAIT_FOREVER));
     FORKED(slim_session_receive(talk->ours, SLIM_WAIT_FOREVER, &message));
     CHECK(slim_session_fd(talk->ours) == SLIM_ERR_FORKED);
+    FORKED(slim_session_set_events(talk->ours, 1));
     FORKED(slim_session_invite(talk->ours, "org/ns/x", PATIENCE));
     FORKED(slim_session_invite_start(talk->ours, "org/ns/x", &op));
     FORKED(slim_session_remove(talk->ours, "org/ns/x", PATIENCE));
@@ -74,6 +76,9 @@ static void all_refuse(void)
     FORKED(slim_session_suspend(talk->ours, PATIENCE));
     FORKED(slim_session_rejoin(talk->ours, PATIENCE));
     FORKED(slim_session_participants(talk->ours, PATIENCE, &participants));
+    /* A list is only memory. */
+    CHECK(slim_participants_count(parent.participants) == 2);
+    CHECK(slim_participants_at(parent.participants, 1, NULL) != NULL);
     FORKED(slim_session_close(talk->ours, PATIENCE));
     FORKED(slim_message_view(parent.message, &fields));
     CHECK(slim_message_data(parent.message, &len) == NULL && len == 0);

@@ -5,6 +5,7 @@
 /* `what` is the name of the argument that is NULL. */
 #define NIL(what, call)                             \
     do {                                            \
+        forget_error();                             \
         EXPECT(SLIM_ERR_INVALID_ARGUMENT, call);    \
         SAYS(what " is NULL");                      \
         CHECK(untouched());                         \

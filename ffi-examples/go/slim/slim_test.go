@@ -106,6 +106,21 @@ func TestConversation(t *testing.T) {
 	}
 }
 
+func TestEpoch(t *testing.T) {
+	for _, mls := range []bool{false, true} {
+		wanted := int64(-1)
+		if mls {
+			wanted = 1
+		}
+		near, far := pair(t, SessionOptions{MLS: mls})
+		for _, session := range []*Session{near, far} {
+			if epoch, err := session.Epoch(); epoch != wanted || err != nil || session.MLS() != mls {
+				t.Fatal(epoch, err, session.MLS())
+			}
+		}
+	}
+}
+
 func TestGroup(t *testing.T) {
 	endpoint, ctx := listening(t), within(t, 60*time.Second)
 	moderator, alice := connected(t, endpoint, "org/test/moderator"), connected(t, endpoint, "org/test/alice")

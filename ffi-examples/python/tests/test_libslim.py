@@ -44,6 +44,14 @@ class Network(unittest.TestCase):
 
 
 class Conversations(Network):
+    def test_how_often_keys_have_changed_is_seen(self):
+        near, far = self.pair()
+        self.assertEqual((near.mls, near.epoch, far.epoch), (False, None, None))
+        near, far = self.pair(mls=True)
+        self.assertEqual((near.mls, near.epoch, far.epoch), (True, 1, 1))
+        near.publish(b"sealed")
+        self.assertTrue(far.receive(timeout=30).identity.startswith("org/test/bob_"))
+
     def test_a_conversation_both_ways(self):
         near, far = self.pair(metadata={"topic": "tests"})
         self.assertEqual((near.initiator, far.initiator), (True, False))

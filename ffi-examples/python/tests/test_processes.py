@@ -238,7 +238,8 @@ class Processes(Network):
 
         threading.Thread(target=hold, daemon=True).start()
         held.wait(30)
-        when(lambda: True, go_on.set)
+        # Just before the fork, for which the package waits then: what is registered last runs first.
+        os.register_at_fork(before=go_on.set)
         self.run_child("fork", [(near, "receive")])
 
 
