@@ -494,18 +494,21 @@ fn subscriptions(world: &World, link: &str) -> Vec<(u64, Message)> {
 
 #[test]
 fn spec01_15_an_unacknowledged_subscription_is_sent_again_three_times() {
-    let mut world = World::new(1).with_trace();
+    let mut world = World::new(1).with_trace().with_real_identities();
     let (node, a) = (world.process("node"), world.process("alice"));
     let alice = world.app(a, "org/ns/alice");
-    let connection = world.connect(a, node);
+    let connection = world.attach(a, alice, node);
+    // The minute for which a token is used ends between two tries.
+    world.run(53 * SECOND);
     world.processes[node].paused = true;
-    let (name, op, now) = (world.name(a, alice), world.op(), world.now);
+    let (name, op, now) = (Name::parse("org/ns/alias").unwrap(), world.op(), world.now);
     let start = world.time();
     world.processes[a].node.subscribe(alice, &name, connection, op, now).unwrap();
+    let sent = |world: &World| subscriptions(world, "alice->node").split_off(1);
     let mut times = Vec::new();
     let mut seen = 0;
     for tenth in 0..250 {
-        let sent = subscriptions(&world, "alice->node").len();
+        let sent = sent(&world).len();
         if sent > seen {
             times.push(tenth / 10);
             seen = sent;
@@ -517,9 +520,34 @@ fn spec01_15_an_unacknowledged_subscription_is_sent_again_three_times() {
         times,
         (0..=u64::from(limits::SUBSCRIPTION_RETRIES)).map(|n| n * retry).collect::<Vec<_>>()
     );
-    let sent = subscriptions(&world, "alice->node");
-    assert!(sent.iter().all(|(id, _)| *id == sent[0].0 && *id != 0), "one number for all");
+    let sent = sent(&world);
+    assert_ne!(sent[0].0, 0);
+    let bytes: Vec<Vec<u8>> = sent.iter().map(|(_, message)| message.encode_to_vec()).collect();
+    assert!(bytes.iter().all(|again| *again == bytes[0]), "{sent:?}");
     assert_eq!(world.ended_at(a, op) - start, limits::SUBSCRIPTION_WAIT);
+    let error = world.finish(a, op).unwrap_err();
+    assert!(matches!(error, Error::Timeout(_)), "{error}");
+}
+
+#[test]
+fn spec01_15_a_subscription_is_given_up_when_the_last_try_was_not_acknowledged() {
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let alice = world.app(a, "org/ns/alice");
+    let connection = world.connect(a, node);
+    world.processes[node].paused = true;
+    let (name, op, now) = (world.name(a, alice), world.op(), world.now);
+    world.processes[a].node.subscribe(alice, &name, connection, op, now).unwrap();
+    let waits = |world: &World| world.processes[a].node.stats().unacknowledged == 1;
+    let millisecond = Duration::from_millis(1);
+    world.run(limits::SUBSCRIPTION_RETRY * (limits::SUBSCRIPTION_RETRIES + 1) - millisecond);
+    assert!(waits(&world), "until 20 s have passed");
+    world.run(millisecond);
+    assert!(!waits(&world));
+    // Nothing more is sent, and the link is none the worse.
+    world.processes[node].paused = false;
+    world.run(SECOND);
+    world.subscribe(a, alice, connection);
 }
 
 #[test]

@@ -46,6 +46,8 @@ struct Waiting {
     /// Who waits, until then.
     ops: Vec<Waiter>,
     until: Instant,
+    /// The token that it went out with: it is repeated byte for byte (spec 01 section 7.2).
+    identity: Option<String>,
 }
 
 /// Who waits for an acknowledgement.
@@ -345,6 +347,7 @@ impl Node {
             due: now.mono + limits::SUBSCRIPTION_RETRY,
             ops,
             until: now.mono + limits::SUBSCRIPTION_WAIT,
+            identity: None,
         };
         subscription.waiting = Some(waiting);
         self.send_subscription(id, now);
@@ -358,19 +361,24 @@ impl Node {
     }
 
     fn send_subscription(&mut self, id: u64, now: Now) {
-        let Some(subscription) = self.subscriptions.by_id.get(&id) else { return };
+        let Some(subscription) = self.subscriptions.by_id.get_mut(&id) else { return };
         let (connection, leaving) = (subscription.connection, subscription.leaving);
         let name = subscription.name.clone();
         let Some(local) = self.apps.get_mut(&subscription.app) else { return };
-        // Those of channels carry none (spec 03 section 2).
-        let identity = match subscription.channel {
-            true => Ok(String::new()),
-            false => local.app.token(now, &mut *self.entropy),
+        let before = subscription.waiting.as_ref().and_then(|waiting| waiting.identity.clone());
+        let identity = match before {
+            Some(token) => Ok(token),
+            // Those of channels carry none (spec 03 section 2).
+            None if subscription.channel => Ok(String::new()),
+            None => local.app.token(now, &mut *self.entropy),
         };
         let identity = match identity {
             Ok(token) => token,
             Err(error) => return log::error!("no token for a subscription: {error}"),
         };
+        if let Some(waiting) = &mut subscription.waiting {
+            waiting.identity = Some(identity.clone());
+        }
         let from = local.connection;
         let header = Some(SlimHeader {
             source: Some(local.app.name().to_wire()),
