@@ -428,7 +428,7 @@ pub(crate) fn check_size(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Event, ReceivedMessage};
+    use crate::session::{Event, Kind, ReceivedMessage, Retry};
 
     fn message(len: usize) -> Item {
         let name = Name::parse("org/ns/app").unwrap();
@@ -464,6 +464,62 @@ mod tests {
         assert!(!level.add(&message(limits::INBOX_BYTES - 1)));
         assert!(!level.add(&message(0)));
         assert!(level.add(&message(1)));
+    }
+
+    fn session(reliable: Option<Retry>) -> Arc<SessionShared> {
+        let name = Name::parse("org/ns/app").unwrap();
+        let fields = Fields {
+            id: 1,
+            kind: Kind::PointToPoint,
+            reliable,
+            initiator: true,
+            source: name.clone(),
+            destination: name,
+            metadata: BTreeMap::new(),
+            mls: None,
+            epoch: None,
+        };
+        SessionShared::new(SessionKey { app: AppId(0), number: 1 }, fields)
+    }
+
+    #[test]
+    fn a_session_has_room_for_so_many_messages_and_no_more() {
+        let now = Some(Duration::ZERO);
+        for (reliable, most) in [
+            (Some(Retry::default()), limits::SENDER_WINDOW as u64),
+            (None, limits::BEST_EFFORT_MESSAGES as u64),
+        ] {
+            let room = &session(reliable).room;
+            for number in 0..most {
+                assert_eq!(room.take(1, now), Ok(number));
+            }
+            assert!(matches!(room.take(0, now), Err(Error::Timeout(_))), "{reliable:?}");
+            room.give(1, 1);
+            assert_eq!(room.take(1, now), Ok(most));
+            assert!(matches!(room.take(0, now), Err(Error::Timeout(_))), "{reliable:?}");
+        }
+    }
+
+    #[test]
+    fn a_session_has_room_for_so_many_bytes_or_for_one_message_of_any_length() {
+        let (now, most) = (Some(Duration::ZERO), limits::SESSION_BYTES);
+        let room = Room::new(10);
+        assert_eq!(room.take(1, now), Ok(0));
+        assert!(matches!(room.take(most, now), Err(Error::Timeout(_))), "one byte too many");
+        assert_eq!(room.take(most - 1, now), Ok(1));
+        assert!(matches!(room.take(1, now), Err(Error::Timeout(_))), "all are taken");
+        room.give(1, 1);
+        assert!(matches!(room.take(2, now), Err(Error::Timeout(_))));
+        assert_eq!(room.take(1, now), Ok(2));
+        room.give(2, most);
+        // Alone, it need not fit; and what it gives back is no more than there was.
+        for number in [3, 4] {
+            assert_eq!(room.take(most + 1, now), Ok(number));
+            assert!(matches!(room.take(1, now), Err(Error::Timeout(_))));
+            room.give(1, most + 1);
+        }
+        assert_eq!(room.take(most, now), Ok(5));
+        assert!(matches!(room.take(1, now), Err(Error::Timeout(_))));
     }
 
     #[test]
