@@ -224,14 +224,18 @@ const ATTACKS: &[Attack] = &[
     Attack {
         name: "MACs flipped",
         run: |port| {
+            let (mut victim, wanted) = (Peer::negotiated(port), name("forged", 1));
+            victim.subscribe(&wanted);
             let mut peer = Peer::negotiated(port);
-            let forged = flipped(peer.signed(subscribe(&name("forged", 1), 5)));
-            let bad = [
-                in_data(&forged),
-                in_data(&flipped(peer.signed(publish(&name("forged", 1), 100)))),
-            ];
+            let bad = [subscribe(&name("forged", 2), 5), publish(&wanted, 100)];
+            let bad = bad.map(|message| in_data(&flipped(peer.signed(message))));
             peer.raw(&bad.concat().repeat(1000));
-            peer.subscribe(&name("forged", 2));
+            peer.subscribe(&name("forged", 3));
+            // None of them has arrived; what is signed does.
+            victim.subscribe(&name("forged", 4));
+            peer.send_signed(publish(&wanted, 10));
+            let arrived = victim.message();
+            assert_eq!(arrived.metadata, publish(&wanted, 10).metadata, "{arrived:?}");
             "the link goes on".to_owned()
         },
         answer: "the link goes on",
