@@ -729,6 +729,43 @@ fn a_link_that_never_reads_is_cut_and_nobody_else_notices() {
     assert!(deaf.answer().ends_with("closed"));
 }
 
+#[test]
+fn decision_17_a_message_that_the_next_hop_would_not_take_is_dropped_and_no_link() {
+    let (node, endpoint) = server("{}");
+    let mut receiver = peer::Peer::negotiated(endpoint.endpoint.port);
+    let far = peer::name("far", 1);
+    receiver.subscribe(&far);
+    let mut sender = peer::Peer::negotiated(endpoint.endpoint.port);
+    // The number of the connection that it came over is what a node adds.
+    let (most, added) = (limits::MAX_RECEIVED_MESSAGE, 2);
+    let of_len = |len: usize| {
+        let message = peer::publish(&far, len - 1000);
+        let missing = len - sender.signed(message).encoded_len();
+        sender.signed(peer::publish(&far, len - 1000 + missing))
+    };
+    let (fits, too_long) = (of_len(most - added), of_len(most - added + 1));
+    // In the usual shape, then with the metadata first, which a node has to decode.
+    for dropped in [1, 2] {
+        for (message, arrives) in [(&fits, true), (&too_long, false), (&fits, true)] {
+            let mut bytes = message.encode_to_vec();
+            assert_eq!(bytes.len(), most - added + usize::from(!arrives));
+            if dropped == 2 {
+                let metadata = Message { message_type: None, ..message.clone() };
+                bytes.rotate_right(metadata.encoded_len());
+            }
+            sender.send_bytes(&[&peer::prefix(bytes.len() as u32), &bytes[..]].concat());
+            let arrived = if arrives { vec![receiver.message()] } else { Vec::new() };
+            assert!(answers(&mut sender, &[]).is_empty(), "it is not told");
+            assert!(answers(&mut receiver, &[]).is_empty(), "nothing else");
+            for got in arrived {
+                assert_eq!((got.encoded_len(), &got.metadata), (most, &message.metadata));
+            }
+        }
+        let (stats, _) = node.stats().unwrap();
+        assert_eq!((stats.dropped, stats.up, stats.held), (dropped, 2, 0));
+    }
+}
+
 /// Sends this, and gives what came until the node has answered what was sent after it.
 fn answers(peer: &mut peer::Peer, messages: &[Message]) -> Vec<Message> {
     const FENCE: u64 = u64::MAX;
