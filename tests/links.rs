@@ -455,6 +455,99 @@ fn spec01_16_a_link_that_lasted_is_dialled_again_at_once_and_a_short_one_after_a
     }
 }
 
+/// The end of a stream as a node writes it, without any answer before it if `alone`.
+fn trailers(status: &str, alone: bool) -> Vec<u8> {
+    const END_STREAM: u8 = 1;
+    let head = [(":status", "200"), ("content-type", "application/grpc")];
+    let end = [("grpc-status", status), ("grpc-message", "not%20you")];
+    let fields = head.iter().filter(|_| alone).chain(&end);
+    let block: Vec<u8> = fields.flat_map(|(name, value)| peer::field(name, value)).collect();
+    peer::frame(peer::HEADERS, peer::END_HEADERS | END_STREAM, 1, &block)
+}
+
+#[test]
+fn spec01_18_only_a_node_that_forbids_it_is_not_dialled_again() {
+    for (end, again) in [
+        (trailers("7", false), false),
+        (trailers("0", false), true),
+        (trailers("13", false), true),
+        (peer::frame(peer::RST_STREAM, 0, 1, &[0, 0, 0, 8]), true),
+    ] {
+        let mut world = World::new(1).with_trace();
+        let node = world.process("node");
+        let (a, b) = (world.process("alice"), world.process("bob"));
+        let (alice, bob) = (world.app(a, "org/ns/alice"), world.app(b, "org/ns/bob"));
+        let connection = world.attach(a, alice, node);
+        world.attach(b, bob, node);
+        let (ours, _) = world.open((a, alice), b, "org/ns/bob", SessionConfig::default());
+        world.run(SECOND);
+        world.inject("node->alice", &end);
+        world.run(10 * SECOND);
+        let made = negotiations(&world, "alice->node").len();
+        assert_eq!(made, 1 + usize::from(again), "{end:?}");
+        let told: &[Event] = match again {
+            true => &[Event::ConnectionLost(connection), Event::ConnectionBack(connection)],
+            false => &[Event::ConnectionLost(connection)],
+        };
+        assert_eq!(world.events(a, ours), told, "{end:?}");
+        let stats = world.processes[a].node.stats();
+        let (count, names) = (usize::from(again), 1 + usize::from(again));
+        assert_eq!((stats.connections, stats.up, stats.subscriptions), (count, count, count));
+        assert_eq!(world.processes[node].node.stats().names, names, "{end:?}");
+        let now = world.now;
+        let known = world.processes[a].node.disconnect(connection, now).is_ok();
+        assert_eq!(known, again, "{end:?}");
+    }
+}
+
+#[test]
+fn spec01_18_a_node_that_forbids_it_instead_of_an_answer_is_dialled_once() {
+    for (status, again) in [("7", false), ("13", true)] {
+        let mut world = World::new(1).with_trace();
+        let (node, a) = (world.process("node"), world.process("alice"));
+        let op = world.connect_start(a, node, Some(5 * SECOND));
+        // The node has had no time to answer yet.
+        world.processes[node].paused = true;
+        world.inject("node->alice", &trailers(status, true));
+        let error = world.finish(a, op).unwrap_err();
+        assert!(matches!(error, Error::Connect(_)), "{error}");
+        assert!(error.to_string().contains("not you"), "{error}");
+        let at_once = world.ended_at(a, op) < SECOND;
+        assert_eq!(at_once, !again, "{status}");
+        let stats = world.processes[a].node.stats();
+        assert_eq!((stats.connections, stats.transports), (0, 0));
+        world.processes[node].paused = false;
+        world.run(10 * SECOND);
+        assert!(world.processes[a].node.is_idle());
+    }
+}
+
+#[test]
+fn spec01_21_a_dialler_asks_whether_its_node_lives_as_its_configuration_wants() {
+    for keepalive in [r#", "keepalive": {"http2_keepalive": "1s", "timeout": "2s"}"#, ""] {
+        let asks = !keepalive.is_empty();
+        let mut world = World::new(1);
+        let (node, a) = (world.process("node"), world.process("alice"));
+        let alice = world.app(a, "org/ns/alice");
+        let op = world.dial_start(a, node, keepalive, None);
+        assert_eq!(world.finish(a, op), Ok(Value::Connection(ConnectionId(1))));
+        let up = |world: &World| world.processes[a].node.stats().up == 1;
+        // A node that answers is left alone, however long nothing is said.
+        assert!(!world.run_until(60 * SECOND, |world| !up(world)));
+        // One that does not is dead after its time, and is dialled again.
+        world.subscribe(a, alice, ConnectionId(1));
+        let heard = world.time();
+        world.processes[node].paused = true;
+        let lost = world.run_until(60 * SECOND, |world| !up(world));
+        assert_eq!(lost, asks, "{keepalive}");
+        if asks {
+            assert_eq!(world.time() - heard, 3 * SECOND);
+        }
+        world.processes[node].paused = false;
+        assert!(world.run_until(5 * SECOND, up));
+    }
+}
+
 #[test]
 fn spec01_17_refused_connections_are_tried_as_often_as_configured() {
     for (backoff, expected) in [

@@ -627,6 +627,13 @@ impl World {
         }
     }
 
+    /// Puts bytes on a link that its writer did not write.
+    pub fn inject(&mut self, link: &str, bytes: &[u8]) {
+        let pipe = self.pipes.iter_mut().find(|pipe| pipe.link == link).expect("a link");
+        pipe.last = pipe.last.max(self.now.mono + self.delay);
+        pipe.queue.push_back((pipe.last, bytes.to_vec()));
+    }
+
     /// Kills a process: it says nothing, its memory is gone.
     pub fn kill(&mut self, process: usize) {
         self.processes[process].up = false;
