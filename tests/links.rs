@@ -696,6 +696,19 @@ fn spec01_19_a_node_forgets_a_client_with_its_link() {
     assert_eq!((stats.names, stats.connections), (0, 0), "no grace");
 }
 
+#[test]
+fn an_app_that_goes_gives_its_names_up_and_the_link_stays() {
+    let mut world = World::new(1);
+    let (node, a) = (world.process("node"), world.process("alice"));
+    let (alice, _other) = (world.app(a, "org/ns/alice"), world.app(a, "org/ns/other"));
+    world.attach(a, alice, node);
+    let now = world.now;
+    world.processes[a].node.remove_app(alice, now);
+    world.run(SECOND / 10);
+    let (ours, theirs) = (world.processes[a].node.stats(), world.processes[node].node.stats());
+    assert_eq!((ours.up, ours.subscriptions, theirs.up, theirs.names), (1, 0, 1, 0));
+}
+
 /// A node that listens, and how it is reached.
 fn server(keepalive: &str) -> (api::Node, ClientConfig) {
     let json = format!(
