@@ -562,6 +562,9 @@ fn a_node_that_stops_lets_its_peers_hang_up_first() {
     until(|event| matches!(event, slim::http2::Event::ResponseHead(_)));
     node.signal("-TERM");
     until(|event| matches!(event, slim::http2::Event::Trailers(_)));
+    // The listener was closed first: who dials again is refused, and goes on trying.
+    let error = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     // Nothing more comes but perhaps the rest of the goodbye, no end above all.
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     while let Ok(len) = socket.read(&mut [0; 4096]) {

@@ -331,6 +331,31 @@ fn c18_a_node_that_restarts_is_found_again() {
 }
 
 #[test]
+fn spec02_36_a_node_that_was_shut_down_is_found_again_within_the_backoff_and_a_second() {
+    for down in [1, 700, 1_999, 2_000, 5_300] {
+        let Two { mut world, node, alice, bob } = two(3, reliable(500, 30));
+        world.run(SECOND);
+        let now = world.now;
+        world.processes[node].node.shut_down(now);
+        // Its listener is closed first.
+        world.processes[node].up = false;
+        world.run(Duration::from_millis(10));
+        assert!(world.processes[node].node.is_idle(), "its links have ended");
+        for (at, session) in [alice, bob] {
+            assert!(matches!(world.events(at, session), [Event::ConnectionLost(_)]), "{down} ms");
+        }
+        let op = world.publish(alice.0, alice.1, "meanwhile");
+        world.run(Duration::from_millis(down));
+        world.restart(node);
+        let both = |world: &World| world.processes[node].node.stats().up == 2;
+        assert!(world.run_until(3 * SECOND, both), "after {down} ms");
+        assert_eq!(world.finish(alice.0, op), Ok(Value::Nothing), "after {down} ms");
+        assert_eq!(world.messages(bob.0, bob.1), ["meanwhile"]);
+        assert_nothing_left(world);
+    }
+}
+
+#[test]
 fn offline_and_online_again_delivers_once_and_in_order() {
     // Defect 8 of the published implementation: what was delivered before comes again.
     let Two { mut world, node, alice, bob } = two(3, reliable(500, 3));
