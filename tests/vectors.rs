@@ -6,16 +6,21 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use serde_json::Value;
 use slim::clock::Now;
-use slim::entropy::SeededEntropy;
+use slim::entropy::{Entropy, SeededEntropy};
 use slim::identity::{
     check_source, verify_control, verify_signature, SharedSecret, SharedSecretVerifier, SigningKey,
     Verifier,
 };
+use slim::limits;
 use slim::link::key::{KeyExchange, LinkKey, MacError};
+use slim::link::{DialConfig, Identity, Link, LinkConfig};
 use slim::name::{app_id, channel_ids, component_hash, Name, NameId};
 use slim::router::{ConnectionId, ConnectionKind, Reason, Table};
 use slim::wire::canonical::{mac_preimage, payload_signature_input, publish_aad};
-use slim::wire::{Frame, Message, MessageType, Publish, SlimHeader};
+use slim::wire::{
+    Frame, LinkNegotiationPayload, LinkType, Message, MessageType, Publish, SlimHeader,
+};
+use slim::{grpc, http2};
 
 fn text(path: &str) -> String {
     let path = format!("{}/tests/vectors/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -334,7 +339,7 @@ fn control_messages_and_their_signatures() {
 fn spec04_5_any_change_of_what_is_signed_is_noticed() {
     let vectors = json("identity/control_messages.json");
     let mut verifier = SharedSecretVerifier::new(str(&vectors, "shared_secret")).unwrap();
-    let mut checked = 0;
+    let (mut checked, mut flips) = (0, [0; 2]);
     for entry in list(&vectors, "messages") {
         let (message, publish) = publish(&hex(str(entry, "message_hex")));
         let header = publish.header.as_ref().unwrap();
@@ -380,6 +385,16 @@ fn spec04_5_any_change_of_what_is_signed_is_noticed() {
             changed.metadata.get_mut(key).unwrap().insert(0, 'A');
             assert!(!is_good(&changed), "{key}: {entry}");
         }
+        // Any byte of it: what is still a message is good if what is signed is the same.
+        let bytes = message.encode_to_vec();
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let Ok(changed) = Message::decode(&flipped[..]) else { continue };
+            let same = signed(&changed) == signed(&message);
+            assert_eq!(is_good(&changed), same, "byte {at}: {entry}");
+            flips[usize::from(same)] += 1;
+        }
         // What nodes change is not signed.
         let mut changed = publish.clone();
         let header = changed.header.as_mut().unwrap();
@@ -389,6 +404,18 @@ fn spec04_5_any_change_of_what_is_signed_is_noticed() {
         checked += 1;
     }
     assert!(checked >= 10, "{checked}");
+    assert!(flips[0] > 10_000 && flips[1] > 500, "{flips:?}");
+}
+
+/// What the signatures of a control message cover, and the signatures (spec 04 sections 7.2, 7.3).
+fn signed(message: &Message) -> Option<impl PartialEq + '_> {
+    let Some(MessageType::Publish(publish)) = &message.message_type else { return None };
+    let (header, session) = (publish.header.as_ref()?, publish.session.as_ref()?);
+    let names = (&header.source, &header.destination, &header.identity);
+    let unsigned = ["traceparent", "tracestate", "baggage", "slim-peer-subject"];
+    let metadata = message.metadata.iter().filter(move |(key, _)| !unsigned.contains(&&key[..]));
+    let metadata: Vec<_> = metadata.collect();
+    Some((names, session, &publish.msg, metadata, &header.e2e_header_sig))
 }
 
 fn name_of(name: &mut Option<slim::wire::Name>) -> &mut slim::wire::EncodedName {
@@ -443,6 +470,100 @@ fn header_of(message: &Message) -> SlimHeader {
         MessageType::Subscribe(m) => m.header.clone().unwrap(),
         MessageType::Unsubscribe(m) => m.header.clone().unwrap(),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Gives out a private key as random numbers.
+struct Fixed([u8; 32]);
+
+impl Entropy for Fixed {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0);
+    }
+}
+
+/// Everything that a link says to this peer, which is a server or a client that has said all.
+fn said(mut link: Link, mut peer: http2::Connection, private: [u8; 32]) -> Vec<Vec<u8>> {
+    let (now, mut decoder, mut said) = (at(0), grpc::Decoder::new(), Vec::new());
+    for _ in 0..4 {
+        let (mut theirs, mut found) = (Vec::new(), Vec::new());
+        peer.write_output(&mut theirs, usize::MAX).unwrap();
+        link.handle_bytes(&theirs, now, &mut Fixed(private));
+        let ours = link.output().to_vec();
+        link.wrote(ours.len(), now);
+        peer.receive(&ours, &mut found).unwrap();
+        for event in found {
+            match event {
+                http2::Event::RequestHead(_) => peer.respond(&grpc::response_head(), false),
+                http2::Event::Data(range) => {
+                    let data = &ours[range];
+                    decoder.feed(data, &mut |body| said.push(body.of(data).to_vec())).unwrap();
+                }
+                _ => {}
+            }
+        }
+    }
+    said
+}
+
+fn negotiation(bytes: &[u8]) -> LinkNegotiationPayload {
+    match Message::decode(bytes).unwrap().message_type {
+        Some(MessageType::Link(slim::wire::Link {
+            link_type: Some(LinkType::LinkNegotiation(payload)),
+        })) => payload,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Who introduces itself like this.
+fn introduced_by(payload: &LinkNegotiationPayload) -> LinkConfig {
+    LinkConfig {
+        identity: Identity {
+            version: payload.slim_version.clone(),
+            node_id: payload.node_id.clone(),
+            deployment_name: payload.deployment_name.clone(),
+        },
+        require_header_mac: true,
+        negotiation_timeout: limits::NEGOTIATION_TIMEOUT,
+        ping_after: Duration::ZERO,
+        ping_timeout: Duration::ZERO,
+        age: None,
+        stuck_timeout: limits::STUCK_RECEIVER_TIMEOUT,
+    }
+}
+
+/// With the same keys and names, our links say what the recorded ones did.
+#[test]
+fn spec01_6_negotiations() {
+    let live = json("transport/02_upstream_client_vs_fixed_key_server.json");
+    let [request, reply] =
+        ["negotiation_request", "negotiation_reply"].map(|name| hex(str(&live, name)));
+    let link = Link::accept(introduced_by(&negotiation(&reply)), at(0));
+    let head = grpc::request_head("http", "h:1", "test", &[]);
+    let head: Vec<(&str, &str)> = head.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let mut client = http2::Connection::client(&head);
+    let mut framed = Vec::new();
+    let mark = grpc::begin_message(&mut framed);
+    framed.extend_from_slice(&request);
+    grpc::end_message(&mut framed, mark);
+    client.send(&framed);
+    assert_eq!(said(link, client, key(str(&live, "server_x25519_private"))), [reply]);
+
+    let relay = json("transport/03_fixed_key_clients_vs_upstream_node.json");
+    for side in [&relay["publisher_link"], &relay["subscriber_link"]] {
+        let request = hex(str(side, "negotiation_request"));
+        let payload = negotiation(&request);
+        let dial = DialConfig {
+            link_id: payload.link_id.clone(),
+            connection_type: payload.connection_type(),
+            scheme: "http".to_owned(),
+            authority: "h:1".to_owned(),
+            headers: Vec::new(),
+            response_timeout: limits::RESPONSE_HEAD_TIMEOUT,
+        };
+        let private = key(str(side, "client_x25519_private"));
+        let link = Link::dial(introduced_by(&payload), dial, at(0), &mut Fixed(private));
+        assert_eq!(said(link, http2::Connection::server(), private), [request], "{side}");
     }
 }
 
