@@ -6,7 +6,7 @@ use crate::entropy::SeededEntropy;
 use crate::name::{Name, NameId};
 use crate::wire::{
     Link as WireLink, LinkNegotiationPayload, LinkType, MessageType, Publish, SessionHeader,
-    SlimHeader, Subscribe, SubscriptionAck,
+    SlimHeader, Subscribe, SubscriptionAck, Unsubscribe,
 };
 use prost::Message as _;
 
@@ -578,47 +578,62 @@ fn subscribe(header: SlimHeader) -> Message {
     Message { message_type: Some(MessageType::Subscribe(subscribe)), ..Message::default() }
 }
 
-#[test]
-fn macs_as_the_table_of_section_5_5_has_them() {
-    // (message, MAC, accepted by strict, accepted by lax with a key)
-    type Case = (fn(SlimHeader) -> Message, &'static str, bool, bool);
-    let table: [Case; 8] = [
-        (publish, "right", true, true),
-        (publish, "none", false, false),
-        (publish, "empty", false, false),
-        (publish, "wrong", false, false),
-        (subscribe, "right", true, true),
-        (subscribe, "none", false, true),
-        (subscribe, "empty", false, true),
-        (subscribe, "wrong", false, false),
-    ];
-    for (kind, mac, strict, lax) in table {
-        for (is_strict, expected) in [(true, strict), (false, lax)] {
-            let (mut bench, key) = up(is_strict);
-            let mut header = header();
-            header.header_mac = match mac {
-                "right" => Some(key.mac(&header).to_vec()),
-                "wrong" => Some(vec![1; 32]),
-                "empty" => Some(Vec::new()),
-                _ => None,
-            };
-            bench.send(&kind(header));
-            assert_eq!(bench.frames() == 1, expected, "{mac}, strict: {is_strict}");
-            assert!(bench.closed().is_none(), "a drop leaves the link as it is");
-        }
-    }
+fn unsubscribe(header: SlimHeader) -> Message {
+    let unsubscribe = Unsubscribe { header: Some(header), subscription_id: 5 };
+    Message { message_type: Some(MessageType::Unsubscribe(unsubscribe)), ..Message::default() }
 }
 
-#[test]
-fn a_lax_link_without_a_key_takes_what_is_not_signed() {
+/// A lax acceptor of ours that is up, whose peer gave no public key.
+fn up_without_key() -> Bench {
     let mut bench = Bench::acceptor(false);
     let no_key = LinkNegotiationPayload { link_ecdh_public_key: Vec::new(), ..request() };
     bench.send(&negotiation(no_key));
-    bench.send(&publish(header()));
-    bench.send(&subscribe(SlimHeader { header_mac: Some(vec![1; 32]), ..header() }));
-    assert_eq!(bench.frames(), 2);
-    bench.send(&publish(SlimHeader { header_mac: Some(vec![1; 32]), ..header() }));
-    assert_eq!(bench.frames(), 2, "a MAC, but no key");
+    assert!(bench.link.is_up());
+    bench
+}
+
+#[test]
+fn macs_as_the_table_of_section_5_5_has_them() {
+    // (messages, MACs, accepted by strict, by lax with a key, by lax without)
+    type Kind = fn(SlimHeader) -> Message;
+    type Row = (&'static [Kind], &'static [&'static str], [bool; 3]);
+    let table: [Row; 6] = [
+        (&[publish], &["right"], [true, true, false]),
+        (&[publish], &["none", "empty"], [false, false, true]),
+        (&[publish], &["wrong", "31 bytes", "33 bytes"], [false, false, false]),
+        (&[subscribe, unsubscribe], &["right"], [true, true, true]),
+        (&[subscribe, unsubscribe], &["none", "empty"], [false, true, true]),
+        (&[subscribe, unsubscribe], &["wrong", "31 bytes", "33 bytes"], [false, false, true]),
+    ];
+    for (kinds, macs, verdicts) in table {
+        let cases = kinds.iter().flat_map(|kind| macs.iter().map(move |mac| (kind, mac)));
+        for ((kind, mac), column) in cases.flat_map(|case| [0, 1, 2].map(|column| (case, column))) {
+            let (mut bench, key) = match column {
+                0 => up(true),
+                1 => up(false),
+                _ => (up_without_key(), LinkKey::new([7; 32], ID)),
+            };
+            let right = key.mac(&header()).to_vec();
+            let header_mac = match *mac {
+                "right" => Some(right.clone()),
+                "wrong" => Some(vec![1; 32]),
+                "31 bytes" => Some(right[..31].to_vec()),
+                "33 bytes" => Some([&right[..], &[0]].concat()),
+                "empty" => Some(Vec::new()),
+                _ => None,
+            };
+            let message = kind(SlimHeader { header_mac, ..header() });
+            bench.send(&message);
+            let accepted = usize::from(verdicts[column]);
+            assert_eq!(bench.frames(), accepted, "column {column}, {mac}: {message:?}");
+            assert!(bench.closed().is_none(), "a drop leaves the link as it is");
+            // What is as it should be gets through behind it.
+            let header_mac = (column < 2).then_some(right);
+            bench.send(&publish(SlimHeader { header_mac, ..header() }));
+            assert_eq!(bench.frames(), accepted + 1, "column {column}, {mac}: {message:?}");
+            assert!(bench.messages.len() <= 1, "nobody is told: {:?}", bench.messages);
+        }
+    }
 }
 
 #[test]

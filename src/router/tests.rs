@@ -46,6 +46,14 @@ fn a_near_receiver_is_preferred_and_the_sender_never_is() {
     assert_eq!(targets(&mut router, any, 1, 0), [1]);
     assert_eq!(targets(&mut router, any, 256, 2), [0, 1]);
     assert_eq!(targets(&mut router, any, 0, 1), [0]);
+    // Nor where there is nobody else.
+    router.disconnect(ConnectionId(0));
+    for name in [any, name("s", 2)] {
+        for fanout in [0, 1, 256] {
+            assert!(targets(&mut router, name, fanout, 1).is_empty(), "{name:?} {fanout}");
+            assert_eq!(targets(&mut router, name, fanout, 2), [1], "{name:?} {fanout}");
+        }
+    }
 }
 
 #[test]
@@ -53,13 +61,19 @@ fn default_gateway_is_the_only_edge_and_for_local_apps_alone() {
     let mut router = Router::new(Gateway::Auto);
     let app = router.connect(ConnectionKind::Local);
     assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty());
+    let far = router.connect(ConnectionKind::Remote);
     let first = router.connect(ConnectionKind::Edge);
     assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [first.0]);
+    for link in [far, first] {
+        assert!(targets(&mut router, name("s", 1), 1, link.0).is_empty(), "from a link: none");
+    }
     let second = router.connect(ConnectionKind::Edge);
     assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "two: none");
-    assert!(targets(&mut router, name("s", 1), 1, first.0).is_empty(), "from a link: none");
     router.set_gateway(Gateway::Pinned(second));
     assert_eq!(targets(&mut router, name("s", 1), 1, app.0), [second.0]);
+    for link in [far, first, second] {
+        assert!(targets(&mut router, name("s", 1), 1, link.0).is_empty(), "nor if it is pinned");
+    }
     router.disconnect(second);
     assert!(targets(&mut router, name("s", 1), 1, app.0).is_empty(), "no falling back");
 }
