@@ -170,9 +170,37 @@ fn decision_31_exit_codes() {
         assert_eq!(process.wait(), 1, "{arguments:?} {}", process.output());
         assert!(process.output().contains(part), "{part}: {}", process.output());
     }
-    let mut version = Process::start("slim", slim().arg("--version").env("CONFIG", ""));
-    version.expect_success();
-    assert!(version.output().contains(&format!("Version:\t{}", env!("CARGO_PKG_VERSION"))));
+    for option in ["--version", "-v", "-V"] {
+        let mut version = Process::start("slim", slim().arg(option).env("CONFIG", ""));
+        version.expect_success();
+        let expected = [
+            format!("Version:\t{}", env!("CARGO_PKG_VERSION")),
+            format!("Protocol:\t{}", slim::protocol_version()),
+        ];
+        assert_eq!(version.lines(), expected, "{option}");
+    }
+}
+
+#[test]
+fn ping_says_how_long_each_time_took_and_fails_when_nobody_is_there() {
+    let (_node, port) = node(&mut slim());
+    let _bob = receiver("org/ns/bob", port, &[]);
+    let mut ping = app("ping", "org/ns/alice", port, &["org/ns/bob", "--count", "3"]);
+    ping.expect_success();
+    let lines = ping.lines();
+    let printed: Vec<&String> = lines.iter().filter(|line| !line.starts_with("! ")).collect();
+    let times: Vec<f64> = printed
+        .iter()
+        .filter_map(|line| line.strip_prefix("org/ns/bob: session open in ")?.strip_suffix(" ms"))
+        .map(|time| time.parse().unwrap())
+        .collect();
+    assert_eq!((printed.len(), times.len()), (3, 3), "{lines:?}");
+    assert!(times.iter().all(|time| *time > 0.0), "{times:?}");
+    let nobody = ["org/ns/nobody", "--count", "3", "--timeout-ms", "300"];
+    let mut ping = app("ping", "org/ns/alice", port, &nobody);
+    assert_eq!(ping.wait(), 1, "{}", ping.output());
+    assert_eq!(ping.count("session open in"), 0, "{}", ping.output());
+    assert_eq!(ping.count("! slim: "), 1, "{}", ping.output());
 }
 
 #[test]
