@@ -134,6 +134,20 @@ fn recorded_conversations() -> Vec<Vec<u8>> {
     all
 }
 
+/// The messages of which it is recorded what a node makes of them (spec 02 checklist 8), for the
+/// target: each alone, and all in a row.
+fn recorded_verdicts() -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for (_, values) in vectors("routing") {
+        values.iter().for_each(|value| hex_values(&value["validate"], &["hex"], &mut found));
+    }
+    let told =
+        |bytes: &Vec<u8>| [&[0][..], &(bytes.len() as u16).to_le_bytes(), &bytes[..]].concat();
+    let mut all: Vec<Vec<u8>> = found.iter().map(told).collect();
+    all.push(all.concat());
+    all
+}
+
 fn in_frames(messages: &[&[u8]]) -> Vec<u8> {
     let mut stream = Vec::new();
     for bytes in messages {
@@ -181,7 +195,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
     let tagged = |tag: u8, text: &str| [&[tag], text.as_bytes()].concat();
     match target {
         "message" | "view" => recorded_messages(),
-        "node" => recorded_conversations(),
+        "node" => recorded_conversations().into_iter().chain(recorded_verdicts()).collect(),
         "grpc" => {
             let messages = recorded_messages();
             let short: Vec<&[u8]> = messages.iter().take(3).map(|m| &m[..]).collect();

@@ -442,8 +442,38 @@ mod tests {
         let text = r#"{"endpoint": "http://127.0.0.1:46357", "tls": {"insecure": true}}"#;
         let config = ClientConfig::parse(text).unwrap();
         assert_eq!(config, ClientConfig::parse("http://127.0.0.1:46357").unwrap());
-        assert_eq!(config.backoff.delay(1_000_000, 0), Some(Duration::from_secs(2)));
-        assert!(config.require_header_mac && config.keepalive.is_none());
+        let expected = ClientConfig {
+            endpoint: Endpoint {
+                text: "http://127.0.0.1:46357".to_owned(),
+                host: "127.0.0.1".to_owned(),
+                port: 46357,
+            },
+            headers: Vec::new(),
+            connect_timeout: Duration::ZERO,
+            request_timeout: Duration::ZERO,
+            keepalive: None,
+            backoff: Backoff::Fixed { interval: Duration::from_secs(2), max_attempts: u64::MAX },
+            link_id: None,
+            require_header_mac: true,
+            connection_type: ConnectionType::Edge,
+        };
+        assert!(config == expected, "{config:?}");
+        assert_eq!(config.backoff.delay(u64::MAX, 0), Some(Duration::from_secs(2)));
+        // Of a backoff that is given, in part.
+        let backoff = |kind: &str| {
+            let text = format!(r#"{{"endpoint": "http://h:1", "backoff": {{"type": "{kind}"}}}}"#);
+            ClientConfig::parse(&text).unwrap().backoff
+        };
+        let (second, max_attempts) = (Duration::from_secs(1), u64::MAX);
+        assert_eq!(backoff("fixed_interval"), Backoff::Fixed { interval: second, max_attempts });
+        let expected = Backoff::Exponential {
+            base: 100,
+            factor: 1,
+            max_delay: second,
+            max_attempts,
+            jitter: false,
+        };
+        assert_eq!(backoff("exponential"), expected);
     }
 
     #[test]

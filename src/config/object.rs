@@ -265,7 +265,25 @@ mod tests {
         ] {
             assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "10", "s", "1x", "-1s", "1.5s", "99999999999999999999s", "999999999y"] {
+        for (text, nanos) in [("1ns", 1), ("2us", 2_000), ("3ms", 3_000_000)] {
+            assert_eq!(duration(text), Some(Duration::from_nanos(nanos)), "{text}");
+        }
+        for (text, secs) in [("1m", 60), ("1w", 604_800), ("1y1w1d1h1m1s", 32_251_787)] {
+            assert_eq!(duration(text), Some(Duration::from_secs(secs)), "{text}");
+        }
+        for text in [
+            "",
+            "10",
+            "s",
+            "1x",
+            "-1s",
+            "1.5s",
+            "99999999999999999999s",
+            "999999999y",
+            "1M",
+            "1W",
+            "1 min",
+        ] {
             assert_eq!(duration(text), None, "{text}");
         }
     }
