@@ -27,13 +27,16 @@ struct Setting<'a> {
     /// Encrypted.
     mls: bool,
     binding: &'a str,
+    /// Everybody answers what is said to all.
+    reply: bool,
     /// Milliseconds between two tries, and how often.
     retry: (u32, u32),
 }
 
 impl<'a> Setting<'a> {
     fn new(node: &'a Node) -> Setting<'a> {
-        Setting { node, reliable: true, mls: false, binding: "", retry: (1000, 5) }
+        let (reliable, mls, binding, reply, retry) = (true, false, "", true, (1000, 5));
+        Setting { node, reliable, mls, binding, reply, retry }
     }
 
     fn command(&self, who: Who, name: &str) -> std::process::Command {
@@ -45,7 +48,8 @@ impl<'a> Setting<'a> {
             Ours => command.args(["group", "--shared-secret", SECRET]),
             Wheel => command.args(["--seconds", "300"]),
         };
-        command.args(["--local", name, "--slim", &self.node.endpoint(), "--reply"]);
+        command.args(["--local", name, "--slim", &self.node.endpoint()]);
+        command.args(self.reply.then_some("--reply"));
         command.env("SLIM_IDENTITY_BINDING", self.binding);
         command
     }
@@ -136,6 +140,30 @@ impl Member {
     fn got(&self, line: &str) -> usize {
         self.process.lines().iter().filter(|known| *known == line).count()
     }
+
+    /// What it got from somebody, in the order in which it came.
+    fn got_from(&self, name: &str) -> Vec<String> {
+        let from = format!("{name} > ");
+        let lines = self.process.lines();
+        lines.iter().filter_map(|line| line.strip_prefix(&from)).map(str::to_owned).collect()
+    }
+
+    /// Waits until it has got so many more messages from somebody.
+    fn gets_from(&self, before: usize, name: &str, count: usize) {
+        let from = format!("{name} > ");
+        self.process.wait_after(before, &format!("{count} messages from {name}"), |lines| {
+            (lines.iter().filter(|line| line.starts_with(&from)).count() >= count).then_some(())
+        });
+    }
+
+    /// Waits until it is out of the group.
+    fn is_out(&self, before: usize) {
+        self.process.wait_after(before, "the end of the session", |lines| {
+            let over = ["! session over", "! removed by", "! closed by"];
+            let is_over = |line: &String| over.iter().any(|start| line.starts_with(start));
+            lines.iter().any(is_over).then_some(())
+        });
+    }
 }
 
 fn is_participant(line: &str) -> bool {
@@ -222,13 +250,7 @@ impl Group {
 
     /// Waits until these are out of the group.
     fn over(&self, before: &[(usize, usize)]) {
-        for (at, before) in before {
-            self.members[*at].process.wait_after(*before, "the end of the session", |lines| {
-                let over = ["! session over", "! removed by", "! closed by"];
-                let is_over = |line: &String| over.iter().any(|start| line.starts_with(start));
-                lines.iter().any(is_over).then_some(())
-            });
-        }
+        before.iter().for_each(|(at, before)| self.members[*at].is_out(*before));
     }
 
     fn lens(&self, members: &[usize]) -> Vec<(usize, usize)> {
@@ -659,6 +681,84 @@ fn spec05_6_ours_comes_back_to_new_keys() {
     stale(Ours, [Ours, Wheel, Ours]);
 }
 
+/// A wheel and one of ours talk to all without a pause while the moderator invites others and
+/// removes them: whoever stays gets everything, once and in order.
+fn crossing(moderator: Who, reliable: bool) {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { reliable, mls: true, binding: "enforce", ..Setting::new(&node) };
+    let setting = Setting { reply: false, ..setting };
+    let names = ["org/ns/wheel", "org/ns/bob"];
+    let mut wheel = setting.participant_with(Wheel, names[0], &["--no-wait"]);
+    let guests = [(Wheel, "org/ns/p1"), (Ours, "org/ns/p2")];
+    let guests = guests.map(|(who, name)| setting.participant(who, name));
+    let (_here, bob) = app(names[1], &node, Box::new(identity(names[1])));
+    let mut moderator = setting.moderator(moderator, "org/ns/mod", &names);
+    let bob = bob.accept(true, Some(PATIENCE)).unwrap();
+
+    // So many messages of each are on their way at once.
+    let ahead = 4;
+    let (mut said, mut ops, mut heard) = (Vec::new(), Vec::new(), Vec::new());
+    let guest_book = || {
+        for guest in guests.iter().chain(&guests) {
+            let before = guest.process.len();
+            moderator.tell(&format!("invite {}", guest.name), &format!("invited {}", guest.name));
+            names.iter().for_each(|name| guest.gets_from(before, name, 2 * ahead));
+            moderator.tell(&format!("remove {}", guest.name), &format!("removed {}", guest.name));
+            guest.is_out(before);
+            let before = moderator.process.len();
+            names.iter().for_each(|name| moderator.gets_from(before, name, 2 * ahead));
+        }
+    };
+    thread::scope(|scope| {
+        let guests = scope.spawn(guest_book);
+        let mut left = ahead;
+        while left > 0 {
+            if guests.is_finished() {
+                left -= 1;
+            } else {
+                let text = said.len().to_string();
+                wheel.process.tell(&text);
+                let op = bob.publish_start(text.as_bytes(), &PublishOptions::default());
+                ops.push(op.unwrap());
+                said.push(text);
+            }
+            let there = said.len().saturating_sub(left);
+            while heard.len() < there {
+                match bob.receive(Some(PATIENCE)).unwrap() {
+                    Item::Message(message) => {
+                        assert_eq!(message.source.service(), names[0]);
+                        heard.push(String::from_utf8(message.payload.to_vec()).unwrap());
+                    }
+                    Item::Event(Event::PeerLeft(_)) => {}
+                    Item::Event(event) => panic!("{event:?}"),
+                }
+            }
+            wheel.gets_from(0, names[1], there);
+        }
+    });
+    // A guest that has gone is nobody's loss.
+    ops.into_iter().for_each(|op| op.wait(Some(PATIENCE)).unwrap());
+    for name in names {
+        moderator.gets_from(0, name, said.len());
+        assert_eq!(moderator.got_from(name), said, "{name} to the moderator");
+    }
+    assert_eq!(wheel.got_from(names[1]), said);
+    assert_eq!(heard, said);
+}
+
+#[test]
+fn spec05_7_messages_cross_the_commits_of_our_moderator() {
+    crossing(Ours, true);
+    crossing(Ours, false);
+}
+
+#[test]
+fn spec05_7_messages_cross_the_commits_of_a_wheel() {
+    crossing(Wheel, true);
+    crossing(Wheel, false);
+}
+
 /// An identity whose tokens are old already when they are made.
 struct Aged {
     identity: SharedSecret,
@@ -694,15 +794,23 @@ fn rest() -> Duration {
     }
 }
 
+/// An app in this process.
+fn app(name: &str, node: &Node, identity: Box<dyn Provider>) -> (api::Node, App) {
+    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
+    let here = api::Node::new(&NodeConfig::default()).unwrap();
+    let app = here.app_with_identity(name, identity, verifier).unwrap();
+    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
+    (here, app)
+}
+
+fn identity(name: &str) -> SharedSecret {
+    SharedSecret::new(name, SECRET, &mut SystemEntropy).unwrap()
+}
+
 /// An app in this process whose tokens are an hour old but for the rest.
 fn aged(name: &str, node: &Node) -> (api::Node, App) {
     let age = Duration::from_secs(3600) - rest();
-    let identity = SharedSecret::new(name, SECRET, &mut SystemEntropy).unwrap();
-    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
-    let here = api::Node::new(&NodeConfig::default()).unwrap();
-    let app = here.app_with_identity(name, Box::new(Aged { identity, age }), verifier).unwrap();
-    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
-    (here, app)
+    app(name, node, Box::new(Aged { identity: identity(name), age }))
 }
 
 fn sealed(kind: Kind) -> SessionOptions {
