@@ -5,17 +5,25 @@
 mod support;
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use slim::api::{Event, Item, Message, Mls, PublishOptions, Retry, Session, SessionOptions};
+use slim::error::Error;
+use slim::identity::Provider as _;
+use slim::name::app_id;
 use support::Who::{Ours, Wheel};
-use support::{c_program, listening_port, script, slim, wheel, Node, Process, Turn, Who, SECRET};
+use support::{
+    app, c_program, identity, listening_port, script, slim, wheel, Node, Process, Turn, Who,
+    PATIENCE, SECRET,
+};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Mode {
     Reliable,
     BestEffort,
-    Mls,
+    Encrypted,
 }
-use Mode::{BestEffort, Mls, Reliable};
+use Mode::{BestEffort, Encrypted, Reliable};
 
 /// Starts a receiver that answers, and waits until it is subscribed.
 fn receiver(who: Who, node: &Node, binding: &str) -> Process {
@@ -42,12 +50,12 @@ fn sender(who: Who, node: &Node, mode: Mode, binding: &str, message: &str, size:
         Wheel => wheel("send"),
     };
     match (who, mode) {
-        (Ours, Mls) => command.args(["send", "--iterations", "3", "--enable-mls"]),
+        (Ours, Encrypted) => command.args(["send", "--iterations", "3", "--enable-mls"]),
         (Ours, Reliable) => command.args(["send", "--iterations", "3"]),
         (Ours, BestEffort) => command.args(["send", "--iterations", "3", "--best-effort"]),
         (Wheel, Reliable) => command.args(["--wait-ack", "--reply"]),
         (Wheel, BestEffort) => command.args(["--reply", "--retries", "0"]),
-        (Wheel, Mls) => command.args(["--reply", "--mls"]),
+        (Wheel, Encrypted) => command.args(["--reply", "--mls"]),
     };
     if who == Ours {
         command.args(["--shared-secret", SECRET, "--metadata", "n=0", "--payload-type"]);
@@ -85,8 +93,33 @@ fn point_to_point(node: Who, at: Who, from: Who, mode: Mode, binding: &str) {
         Wheel => {
             assert_eq!(receiver.count("\"n\": \"0\""), if from == Ours { 3 } else { 1 });
             assert_eq!(receiver.count("\"payload_type\": \"text/plain\""), 3);
+            knows_its_peer(&receiver, "message", "org/ns/alice", mode);
         }
     }
+    if from == Wheel {
+        knows_its_peer(&sender, "reply", "org/ns/bob", mode);
+    }
+}
+
+/// The wheel has proved by its keys who sent it each of three messages, and without MLS it has not.
+fn knows_its_peer(wheel: &Process, event: &str, peer: &str, mode: Mode) {
+    for said in said(wheel, event, 3) {
+        match (mode, said["metadata"]["slim-peer-subject"].as_str()) {
+            (Encrypted, Some(subject)) => {
+                assert!(subject.starts_with(&format!("{peer}_")), "{said}");
+                assert_eq!(said["source_id"], app_id(subject).to_string(), "{said}");
+            }
+            (mode, subject) => assert!(mode != Encrypted && subject.is_none(), "{said}"),
+        }
+    }
+}
+
+/// What a wheel says of the first so many events of a kind.
+fn said(wheel: &Process, event: &str, count: usize) -> Vec<serde_json::Value> {
+    wheel.wait_for_count(&format!("{{\"event\": \"{event}\""), count);
+    let lines = wheel.lines();
+    let said = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+    said.filter(|said: &serde_json::Value| said["event"] == event).take(count).collect()
 }
 
 /// The cells, one test each, under the default binding and under `enforce`.
@@ -107,12 +140,12 @@ cells! {
     //                                    node   receiver sender
     node_ours_wheel_to_wheel_reliable:    Ours,  Wheel, Wheel, Reliable;
     node_ours_wheel_to_wheel_best_effort: Ours,  Wheel, Wheel, BestEffort;
-    node_ours_wheel_to_wheel_mls:         Ours,  Wheel, Wheel, Mls;
-    node_ours_ours_to_wheel_mls:          Ours,  Wheel, Ours,  Mls;
-    node_ours_wheel_to_ours_mls:          Ours,  Ours,  Wheel, Mls;
-    node_ours_ours_to_ours_mls:           Ours,  Ours,  Ours,  Mls;
-    node_wheel_ours_to_wheel_mls:         Wheel, Wheel, Ours,  Mls;
-    node_wheel_wheel_to_ours_mls:         Wheel, Ours,  Wheel, Mls;
+    node_ours_wheel_to_wheel_mls:         Ours,  Wheel, Wheel, Encrypted;
+    node_ours_ours_to_wheel_mls:          Ours,  Wheel, Ours,  Encrypted;
+    node_ours_wheel_to_ours_mls:          Ours,  Ours,  Wheel, Encrypted;
+    node_ours_ours_to_ours_mls:           Ours,  Ours,  Ours,  Encrypted;
+    node_wheel_ours_to_wheel_mls:         Wheel, Wheel, Ours,  Encrypted;
+    node_wheel_wheel_to_ours_mls:         Wheel, Ours,  Wheel, Encrypted;
     node_ours_ours_to_wheel_reliable:     Ours,  Wheel, Ours,  Reliable;
     node_ours_ours_to_wheel_best_effort:  Ours,  Wheel, Ours,  BestEffort;
     node_ours_wheel_to_ours_reliable:     Ours,  Ours,  Wheel, Reliable;
@@ -125,6 +158,62 @@ cells! {
     node_wheel_wheel_to_ours_best_effort: Wheel, Ours,  Wheel, BestEffort;
     node_wheel_ours_to_ours_reliable:     Wheel, Ours,  Ours,  Reliable;
     node_wheel_ours_to_ours_best_effort:  Wheel, Ours,  Ours,  BestEffort;
+}
+
+fn next_message(session: &Session) -> Message {
+    loop {
+        if let Item::Message(message) = session.receive(Some(PATIENCE)).unwrap() {
+            return *message;
+        }
+    }
+}
+
+/// Ours in this process and a wheel: each names the other by its subject, which the keys prove.
+fn both_know_the_subject(node: Who, initiator: Who, mode: Mode) {
+    let _turn = Turn::take();
+    let node = Node::start(node, "enforce");
+    let name = if initiator == Ours { "org/ns/alice" } else { "org/ns/bob" };
+    let identity = identity(name);
+    let subject = identity.subject().to_owned();
+    let (_here, ours) = app(name, &node, Box::new(identity));
+    let (wheel, event, session);
+    match initiator {
+        Ours => {
+            wheel = receiver(Wheel, &node, "enforce");
+            event = "message";
+            let mls = (mode == Encrypted).then(Mls::default);
+            let options = SessionOptions { mls, ..SessionOptions::default() };
+            session = ours.open(&options, "org/ns/bob", Some(PATIENCE)).unwrap();
+        }
+        Wheel => {
+            wheel = sender(Wheel, &node, mode, "enforce", "hello", "0");
+            event = "reply";
+            session = ours.accept(false, Some(PATIENCE)).unwrap();
+        }
+    }
+    let hello = (initiator == Wheel).then(|| next_message(&session));
+    let op = session.publish_start(b"well", &PublishOptions::default()).unwrap();
+    op.wait(Some(PATIENCE)).unwrap();
+    let got = hello.unwrap_or_else(|| next_message(&session));
+    let (theirs, of_ours) = (&said(&wheel, "ready", 1)[0], &said(&wheel, event, 1)[0]);
+    assert_eq!(got.source.id().to_string(), theirs["id"]);
+    assert_eq!(of_ours["source_id"], ours.name().id().to_string());
+    if mode == Encrypted {
+        assert_eq!(of_ours["metadata"]["slim-peer-subject"], subject);
+        assert_eq!(app_id(&got.identity), got.source.id(), "{}", got.identity);
+    } else {
+        assert!(of_ours["metadata"].get("slim-peer-subject").is_none(), "{of_ours}");
+        assert_eq!(got.identity, "");
+    }
+}
+
+#[test]
+fn spec05_3_each_side_is_told_the_subject_of_the_other() {
+    for (node, initiator) in [(Ours, Ours), (Ours, Wheel), (Wheel, Ours), (Wheel, Wheel)] {
+        both_know_the_subject(node, initiator, Encrypted);
+    }
+    both_know_the_subject(Ours, Ours, Reliable);
+    both_know_the_subject(Ours, Wheel, Reliable);
 }
 
 /// One payload that is empty, or large, both ways.
@@ -487,18 +576,11 @@ fn sigterm_and_sigint_end_the_node_cleanly() {
 /// The peer dies in the middle of a session: the publish ends in time and names it, and the
 /// application is told.
 fn peer_killed(node: Who, at: Who) {
-    use slim::api::{Event, Item, Node as OurNode, PublishOptions, Retry, SessionOptions};
-    use slim::config::{ClientConfig, NodeConfig};
-    use slim::error::Error;
-    use std::time::{Duration, Instant};
-
     let _turn = Turn::take();
     let node = Node::start(node, "");
     let mut peer = receiver(at, &node, "");
-    let wait = Some(support::PATIENCE);
-    let ours = OurNode::new(&NodeConfig::default()).unwrap();
-    let app = ours.app_with_secret("org/ns/alice", SECRET).unwrap();
-    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), wait).unwrap();
+    let wait = Some(PATIENCE);
+    let (_here, app) = app("org/ns/alice", &node, Box::new(identity("org/ns/alice")));
     let retry = Retry { interval: Duration::from_millis(200), max_retries: 4 };
     let options = SessionOptions { reliable: Some(retry), events: true, ..Default::default() };
     let session = app.open(&options, "org/ns/bob", wait).unwrap();

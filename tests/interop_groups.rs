@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use slim::api::{self, App, Event, Item, Kind, Mls, PublishOptions, SessionOptions};
 use slim::clock::Now;
-use slim::config::{ClientConfig, NodeConfig};
-use slim::entropy::{Entropy, SystemEntropy};
+use slim::entropy::Entropy;
 use slim::error::Error;
-use slim::identity::{self, Provider, SharedSecret, SharedSecretVerifier};
+use slim::identity::{self, Provider, SharedSecret};
 use support::Who::{Ours, Wheel};
-use support::{slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
+use support::{app, identity, slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
 
 const ROOM: &str = "org/ns/room";
 
@@ -792,19 +791,6 @@ fn rest() -> Duration {
         Some(_) => Duration::from_secs(100),
         None => Duration::from_secs(20),
     }
-}
-
-/// An app in this process.
-fn app(name: &str, node: &Node, identity: Box<dyn Provider>) -> (api::Node, App) {
-    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
-    let here = api::Node::new(&NodeConfig::default()).unwrap();
-    let app = here.app_with_identity(name, identity, verifier).unwrap();
-    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
-    (here, app)
-}
-
-fn identity(name: &str) -> SharedSecret {
-    SharedSecret::new(name, SECRET, &mut SystemEntropy).unwrap()
 }
 
 /// An app in this process whose tokens are an hour old but for the rest.

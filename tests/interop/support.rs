@@ -10,6 +10,11 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use slim::api::{self, App};
+use slim::config::{ClientConfig, NodeConfig};
+use slim::entropy::SystemEntropy;
+use slim::identity::{Provider, SharedSecret, SharedSecretVerifier};
+
 pub const SECRET: &str = "peer-shared-secret-0123456789-abcdefghij";
 /// Generous: two cores are shared by everything that runs at once.
 pub const PATIENCE: Duration = Duration::from_secs(40);
@@ -255,6 +260,19 @@ impl Node {
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+}
+
+pub fn identity(name: &str) -> SharedSecret {
+    SharedSecret::new(name, SECRET, &mut SystemEntropy).unwrap()
+}
+
+/// An app in this process, at this node.
+pub fn app(name: &str, node: &Node, identity: Box<dyn Provider>) -> (api::Node, App) {
+    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
+    let here = api::Node::new(&NodeConfig::default()).unwrap();
+    let app = here.app_with_identity(name, identity, verifier).unwrap();
+    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
+    (here, app)
 }
 
 /// An example program in C, which `make test` builds.
