@@ -298,29 +298,59 @@ fn every_language_talks_to_every_other() {
     }
 }
 
+/// And to the published package, which talks to each of them.
 #[test]
 fn every_language_talks_to_every_other_with_mls() {
     let (_node, port) = node(&mut slim());
+    let endpoint = format!("http://127.0.0.1:{port}");
+    let theirs = |role: &str, local: &str| {
+        let mut command = wheel(role);
+        command.args(["--local", local, "--slim", &endpoint, "--seconds", "100", "--reply"]);
+        command
+    };
     let receivers: Vec<Process> = languages()
         .into_iter()
         .map(|language| receiver(language, &format!("org/mls/to-{language:?}"), port))
         .collect();
+    let their_receiver = Process::start("theirs", &mut theirs("echo", "org/mls/to-theirs"));
+    their_receiver.wait_for("ready", |line| line.contains("\"ready\""));
     let mut senders = Vec::new();
     for from in languages() {
-        for to in languages() {
-            let name = format!("org/mls/{from:?}-to-{to:?}");
+        let to = languages().into_iter().map(|to| format!("{to:?}"));
+        for to in to.chain(["theirs".to_owned()]) {
+            let name = format!("org/mls/{from:?}-to-{to}");
             let mut command = point_to_point(from, &name, port);
             command.args(["--message", "x", "--iterations", "1", "--enable-mls"]);
-            command.arg("--remote").arg(format!("org/mls/to-{to:?}"));
+            command.arg("--remote").arg(format!("org/mls/to-{to}"));
             senders.push(Process::start(&name, &mut command));
         }
     }
+    let their_senders = languages().into_iter().map(|to| {
+        // A service of the published package has no capital letters in its name.
+        let name = format!("org/mls/theirs-to-{to:?}").to_lowercase();
+        let mut command = theirs("send", &name);
+        command.args(["--message", "x", "--count", "1", "--mls"]);
+        command.arg("--remote").arg(format!("org/mls/to-{to:?}"));
+        Process::start(&name, &mut command)
+    });
+    let mut their_senders: Vec<Process> = their_senders.collect();
     for sender in &mut senders {
         sender.expect_success();
         assert_eq!(sender.count(": x from "), 1, "{}", sender.output());
     }
+    for (sender, to) in their_senders.iter_mut().zip(languages()) {
+        sender.expect_success();
+        let subject = format!("\"slim-peer-subject\": \"org/mls/to-{to:?}_");
+        assert_eq!(sender.count("\"payload\": \"x from "), 1, "{}", sender.output());
+        assert_eq!(sender.count(&subject), 1, "{}", sender.output());
+    }
     for receiver in &receivers {
-        assert_eq!(receiver.count("replies: x from"), languages().len(), "{}", receiver.output());
+        let output = receiver.output();
+        assert_eq!(receiver.count("replies: x from"), languages().len() + 1, "{output}");
+    }
+    for from in languages() {
+        let subject = format!("\"slim-peer-subject\": \"org/mls/{from:?}-to-theirs_");
+        assert_eq!(their_receiver.count(&subject), 1, "{}", their_receiver.output());
     }
 }
 
@@ -618,20 +648,32 @@ fn moderates_the_published_package(language: Language, mls: bool) {
 
 #[test]
 fn c_is_invited_by_the_published_package() {
+    is_invited_by_the_published_package(CheckedC, false);
+}
+
+#[test]
+fn every_language_is_invited_by_the_published_package_with_mls() {
+    for language in languages() {
+        is_invited_by_the_published_package(language, true);
+    }
+}
+
+fn is_invited_by_the_published_package(language: Language, mls: bool) {
     let (_node, port) = node(&mut slim());
     let endpoint = format!("http://127.0.0.1:{port}");
     let [mut first, mut second] =
-        ["org/mixed/first", "org/mixed/second"].map(|name| invited(CheckedC, name, port));
+        ["org/mixed/first", "org/mixed/second"].map(|name| invited(language, name, port));
     let mut theirs = wheel("moderator");
     theirs.args(["--local", "org/mixed/moderator", "--slim", &endpoint]);
     theirs.args(["--remote", "org/mixed/chat", "--count", "2", "--expect", "1"]);
     theirs.args(["--invite", "org/mixed/first", "--invite", "org/mixed/second"]);
-    theirs.args(["--remove", "org/mixed/second"]);
+    theirs.args(["--remove", "org/mixed/second"]).args(mls.then_some("--mls"));
     let mut theirs = Process::start("theirs", &mut theirs);
     have_heard([&first, &second], "hello 1");
     first.tell("from first");
     has_heard(&second, "from first", 1);
-    theirs.wait_for("our member's message", |line| line.contains("from first"));
+    let line = theirs.wait_for("our member's message", |line| line.contains("from first"));
+    assert_eq!(line.contains("\"slim-peer-subject\": \"org/mixed/first_"), mls, "{line}");
     second.expect_success();
     assert_eq!(second.count("session closed: removed by the moderator"), 1, "{}", second.output());
     has_heard(&first, "after removal", 1);

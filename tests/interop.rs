@@ -93,17 +93,17 @@ fn point_to_point(node: Who, at: Who, from: Who, mode: Mode, binding: &str) {
         Wheel => {
             assert_eq!(receiver.count("\"n\": \"0\""), if from == Ours { 3 } else { 1 });
             assert_eq!(receiver.count("\"payload_type\": \"text/plain\""), 3);
-            knows_its_peer(&receiver, "message", "org/ns/alice", mode);
+            knows_its_peer(&receiver, "message", "org/ns/alice", mode, 3);
         }
     }
     if from == Wheel {
-        knows_its_peer(&sender, "reply", "org/ns/bob", mode);
+        knows_its_peer(&sender, "reply", "org/ns/bob", mode, 3);
     }
 }
 
-/// The wheel has proved by its keys who sent it each of three messages, and without MLS it has not.
-fn knows_its_peer(wheel: &Process, event: &str, peer: &str, mode: Mode) {
-    for said in said(wheel, event, 3) {
+/// The wheel has it proved by keys who sent it each of so many messages, and without MLS it has not.
+fn knows_its_peer(wheel: &Process, event: &str, peer: &str, mode: Mode, count: usize) {
+    for said in said(wheel, event, count) {
         match (mode, said["metadata"]["slim-peer-subject"].as_str()) {
             (Encrypted, Some(subject)) => {
                 assert!(subject.starts_with(&format!("{peer}_")), "{said}");
@@ -431,7 +431,7 @@ fn another_secret_gets_no_answer_and_the_error_says_so() {
 }
 
 /// The C programs `server` and `point_to_point`: in each of the three places they, or the published
-/// implementation; with --sticky, which is reliable, or best effort.
+/// implementation; with --sticky, which is reliable, best effort, or with --enable-mls.
 fn c_programs(node: Who, at: Who, from: Who, mode: Mode) {
     let _turn = Turn::take();
     let node = match node {
@@ -462,7 +462,11 @@ fn c_programs(node: Who, at: Who, from: Who, mode: Mode) {
         Ours => {
             let mut command = point_to_point("org/ns/alice");
             command.args(["--remote", "org/ns/bob", "--message", "hello", "--iterations", "2"]);
-            command.args(if mode == Reliable { &["--sticky"][..] } else { &[] });
+            command.args(match mode {
+                Reliable => Some("--sticky"),
+                BestEffort => None,
+                Encrypted => Some("--enable-mls"),
+            });
             Process::start("sender", &mut command)
         }
     };
@@ -475,6 +479,7 @@ fn c_programs(node: Who, at: Who, from: Who, mode: Mode) {
         Wheel => {
             receiver.wait_for("end of the session", |line| line.contains("session-end"));
             assert_eq!(receiver.count("\"payload\": \"hello\""), count, "{}", receiver.output());
+            knows_its_peer(&receiver, "message", "org/ns/alice", mode, count);
         }
         Ours => {
             receiver.wait_for_count("replies: hello from", count);
@@ -489,6 +494,9 @@ fn c_programs(node: Who, at: Who, from: Who, mode: Mode) {
             assert_eq!(receiver.count("! Error"), 0, "{}", receiver.output());
         }
     }
+    if from == Wheel {
+        knows_its_peer(&sender, "reply", "org/ns/bob", mode, count);
+    }
 }
 
 macro_rules! c_cells {
@@ -500,6 +508,10 @@ macro_rules! c_cells {
         mod c_programs_best_effort {
             use super::*;
             $(#[test] fn $name() { c_programs($node, $at, $from, BestEffort); })*
+        }
+        mod c_programs_encrypted {
+            use super::*;
+            $(#[test] fn $name() { c_programs($node, $at, $from, Encrypted); })*
         }
     };
 }
