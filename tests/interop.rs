@@ -394,22 +394,37 @@ fn c20_a_peer_that_answers_twice_breaks_nothing() {
     }
 }
 
-#[test]
-fn forged_macs_and_signatures_get_nowhere() {
+/// A peer that proves neither what it says nor who it is, at a node that asks for MACs.
+fn forged(node: Who) {
     let _turn = Turn::take();
-    let node = Node::start(Ours, "");
+    let node = Node::start(node, "");
     let receiver = receiver(Ours, &node, "");
-    for bad in ["mac", "header-sig", "payload-sig"] {
-        let mut peer = by_hand("send", &node, &["--remote", "org/ns/bob", "--bad", bad]);
+    let (link, identity) = ("no answer to the subscription", "nobody answered");
+    let refused =
+        [("mac", link), ("no-mac", link), ("header-sig", identity), ("payload-sig", identity)];
+    let peers = refused.map(|(bad, refused)| {
+        (bad, refused, by_hand("send", &node, &["--remote", "org/ns/bob", "--bad", bad]))
+    });
+    for (bad, refused, mut peer) in peers {
         assert_ne!(peer.wait(), 0, "{bad}");
-        let refused =
-            if bad == "mac" { "no answer to the subscription" } else { "nobody answered" };
         assert_eq!(peer.count(refused), 1, "{bad}: {}", peer.output());
     }
     assert_eq!(receiver.count("hello"), 0);
+    // The same peer, when all is right, and another.
+    by_hand("send", &node, &["--remote", "org/ns/bob", "--reply"]).expect_success();
     let mut sender = sender(Ours, &node, Reliable, "", "fine", "0");
     sender.expect_success();
     assert_eq!(sender.count("fine from org/ns/bob"), 3);
+}
+
+#[test]
+fn forged_macs_and_signatures_get_nowhere() {
+    forged(Ours);
+}
+
+#[test]
+fn spec01_10_spec02_24_the_wheels_node_is_strict() {
+    forged(Wheel);
 }
 
 #[test]

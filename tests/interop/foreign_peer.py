@@ -152,7 +152,7 @@ def grpcio_server():
 
 # --- links over them ------------------------------------------------------------------------------------------------------------
 class Link(wire_peer.Link):
-    def __init__(self, channel): self.channel, self.bad_mac = channel, False
+    def __init__(self, channel): self.channel, self.bad = channel, None
     def write(self, message): self.channel.write(message)
 
     def read(self, seconds):
