@@ -213,6 +213,127 @@ static void wake(const char *how)
     talk_end(&talk);
 }
 
+/* Item 9, whatever is waited for: who frees a parent wakes all. */
+static struct {
+    pthread_barrier_t ready;
+    slim_app *app;
+    slim_session *theirs, *full;
+    slim_op *op;
+} waited;
+
+static slim_status accepts(void)
+{
+    slim_session *none = POISON;
+    slim_status st = slim_app_accept(waited.app, SLIM_WAIT_FOREVER, &none);
+    CHECK(none == POISON);
+    return st;
+}
+
+static slim_status receives(void)
+{
+    slim_message *none = POISON;
+    slim_status st = slim_session_receive(waited.theirs, SLIM_WAIT_FOREVER, &none);
+    CHECK(none == POISON);
+    return st;
+}
+
+static slim_status publishes(void)
+{
+    return slim_session_publish(waited.full, "x", 1, NULL, SLIM_WAIT_FOREVER);
+}
+
+static slim_status flushes(void)
+{
+    return slim_session_flush(waited.full, SLIM_WAIT_FOREVER);
+}
+
+static slim_status waits(void)
+{
+    return slim_op_wait(waited.op, SLIM_WAIT_FOREVER);
+}
+
+static slim_status (*const all_waits[])(void) = {receives, publishes, flushes, waits, accepts};
+enum { ALL_WAITS = sizeof all_waits / sizeof *all_waits };
+
+static void *wait_in(void *argument)
+{
+    int64_t *woken = malloc(sizeof *woken);
+    slim_status (*wait)(void) = *(slim_status (*const *)(void))argument;
+    pthread_barrier_wait(&waited.ready);
+    EXPECT(SLIM_ERR_CLOSED, wait());
+    *woken = now_ms();
+    SAYS("closed");
+    return woken;
+}
+
+static void wake_all(const char *how)
+{
+    static char big[64 * 1024];
+    slim_session_options options = SLIM_SESSION_OPTIONS_INIT;
+    struct talk talk;
+    slim_session *unread = NULL;
+    pthread_t thread[ALL_WAITS];
+    /* A handle in use may not be freed: nobody waits on an app that is. */
+    int count = strcmp(how, "apps") == 0 ? ALL_WAITS - 1 : ALL_WAITS;
+    int64_t begin;
+
+    talk_begin(&talk, NULL);
+    options.max_retries = 1000;
+    waited.full = NULL;
+    waited.op = NULL;
+    open_between(talk.alice, talk.bob, &options, &waited.full, &unread);
+    waited.app = talk.bob;
+    waited.theirs = talk.theirs;
+    /* Nobody receives: in the end, what there is room for stays unacknowledged. */
+    for (int refused = 0; refused < 20;) {
+        const struct timespec moment = {0, 10 * 1000 * 1000};
+        slim_op *next = NULL;
+        slim_status st =
+            slim_session_publish_start(waited.full, NULL, big, sizeof big, NULL, &next);
+        if (st == SLIM_OK) {
+            slim_op_free(waited.op);
+            waited.op = next;
+            refused = 0;
+        } else {
+            EXPECT(SLIM_ERR_LIMIT, st);
+            refused++;
+            nanosleep(&moment, NULL);
+        }
+    }
+    EXPECT(SLIM_ERR_TIMEOUT, slim_op_wait(waited.op, 0));
+    CHECK(pthread_barrier_init(&waited.ready, NULL, (unsigned)count + 1) == 0);
+    for (int i = 0; i < count; i++)
+        CHECK(pthread_create(&thread[i], NULL, wait_in, (void *)(uintptr_t)&all_waits[i]) == 0);
+    pthread_barrier_wait(&waited.ready);
+    until_all_wait();
+    begin = now_ms();
+    if (strcmp(how, "apps") == 0) {
+        slim_app_free(talk.alice);
+        slim_app_free(talk.bob);
+        talk.alice = talk.bob = NULL;
+    } else if (strcmp(how, "stop") == 0) {
+        slim_node_stop(talk.node);
+    } else {
+        slim_node_free(talk.node);
+        talk.node = NULL;
+    }
+    for (int i = 0; i < count; i++) {
+        void *woken = NULL;
+        CHECK(pthread_join(thread[i], &woken) == 0);
+        if (*(int64_t *)woken - begin > 100 * slowness()) {
+            fprintf(stderr, "%s: wait %d woken after %d ms\n", how, i,
+                    (int)(*(int64_t *)woken - begin));
+            _exit(1);
+        }
+        free(woken);
+    }
+    pthread_barrier_destroy(&waited.ready);
+    slim_op_free(waited.op);
+    slim_session_free(waited.full);
+    slim_session_free(unread);
+    talk_end(&talk);
+}
+
 /* Item 10. */
 static volatile sig_atomic_t signals;
 
@@ -391,6 +512,9 @@ int main(void)
     wake("peer");
     wake("stop");
     wake("free");
+    wake_all("apps");
+    wake_all("stop");
+    wake_all("free");
     times();
     if (soak)
         growth(10000, 10000, 10000);
