@@ -7,14 +7,14 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use slim::api::{Event, Item, Message, Mls, PublishOptions, Retry, Session, SessionOptions};
+use slim::api::{Event, Item, Mls, PublishOptions, Retry, SessionOptions};
 use slim::error::Error;
 use slim::identity::Provider as _;
 use slim::name::app_id;
 use support::Who::{Ours, Wheel};
 use support::{
-    app, c_program, identity, listening_port, script, slim, wheel, Node, Process, Turn, Who,
-    PATIENCE, SECRET,
+    app, c_program, identity, listening_port, next_message, script, slim, wheel, Node, Process,
+    Turn, Who, PATIENCE, SECRET,
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -158,14 +158,6 @@ cells! {
     node_wheel_wheel_to_ours_best_effort: Wheel, Ours,  Wheel, BestEffort;
     node_wheel_ours_to_ours_reliable:     Wheel, Ours,  Ours,  Reliable;
     node_wheel_ours_to_ours_best_effort:  Wheel, Ours,  Ours,  BestEffort;
-}
-
-fn next_message(session: &Session) -> Message {
-    loop {
-        if let Item::Message(message) = session.receive(Some(PATIENCE)).unwrap() {
-            return *message;
-        }
-    }
 }
 
 /// Ours in this process and a wheel: each names the other by its subject, which the keys prove.

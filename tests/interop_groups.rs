@@ -14,7 +14,7 @@ use slim::entropy::Entropy;
 use slim::error::Error;
 use slim::identity::{self, Provider, SharedSecret};
 use support::Who::{Ours, Wheel};
-use support::{app, identity, slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
+use support::{app, heard, identity, say, slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
 
 const ROOM: &str = "org/ns/room";
 
@@ -816,25 +816,6 @@ fn aged(name: &str, node: &Node) -> (api::Node, App) {
 
 fn sealed(kind: Kind) -> SessionOptions {
     SessionOptions { kind, mls: Some(Mls::default()), events: true, ..SessionOptions::default() }
-}
-
-/// Says it to all others, who have to confirm it.
-fn say(session: &api::Session, text: &str) -> Result<(), Error> {
-    let op = session.publish_start(text.as_bytes(), &PublishOptions::default())?;
-    op.wait(Some(PATIENCE))
-}
-
-/// Waits for a message.
-fn heard(session: &api::Session, text: &str) {
-    let mut events = Vec::new();
-    loop {
-        match session.receive(Some(PATIENCE)) {
-            Ok(Item::Message(message)) if message.payload == text.as_bytes() => return,
-            Ok(Item::Message(_)) => {}
-            Ok(Item::Event(event)) => events.push(event),
-            Err(error) => panic!("no {text:?}: {error}, after {events:?}"),
-        }
-    }
 }
 
 /// Our moderator and our member, both with old tokens, and published members.

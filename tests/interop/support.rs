@@ -10,9 +10,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use slim::api::{self, App};
+use slim::api::{self, App, Item, Message, PublishOptions, Session};
 use slim::config::{ClientConfig, NodeConfig};
 use slim::entropy::SystemEntropy;
+use slim::error::Error;
 use slim::identity::{Provider, SharedSecret, SharedSecretVerifier};
 
 pub const SECRET: &str = "peer-shared-secret-0123456789-abcdefghij";
@@ -273,6 +274,34 @@ pub fn app(name: &str, node: &Node, identity: Box<dyn Provider>) -> (api::Node, 
     let app = here.app_with_identity(name, identity, verifier).unwrap();
     app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
     (here, app)
+}
+
+/// Says it to all others, who have to confirm it.
+pub fn say(session: &Session, text: &str) -> Result<(), Error> {
+    let op = session.publish_start(text.as_bytes(), &PublishOptions::default())?;
+    op.wait(Some(PATIENCE))
+}
+
+/// Waits for a message.
+pub fn heard(session: &Session, text: &str) {
+    let mut events = Vec::new();
+    loop {
+        match session.receive(Some(PATIENCE)) {
+            Ok(Item::Message(message)) if message.payload == text.as_bytes() => return,
+            Ok(Item::Message(_)) => {}
+            Ok(Item::Event(event)) => events.push(event),
+            Err(error) => panic!("no {text:?}: {error}, after {events:?}"),
+        }
+    }
+}
+
+/// The next message, whatever happened before it.
+pub fn next_message(session: &Session) -> Message {
+    loop {
+        if let Item::Message(message) = session.receive(Some(PATIENCE)).unwrap() {
+            return *message;
+        }
+    }
 }
 
 /// An example program in C, which `make test` builds.
