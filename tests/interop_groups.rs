@@ -14,7 +14,10 @@ use slim::entropy::Entropy;
 use slim::error::Error;
 use slim::identity::{self, Provider, SharedSecret};
 use support::Who::{Ours, Wheel};
-use support::{app, heard, identity, say, slim, wheel, Node, Process, Turn, Who, PATIENCE, SECRET};
+use support::{
+    app, connected_app, heard, identity, is_over, next_message, say, slim, wheel, Node, Process,
+    Turn, Who, PATIENCE, SECRET,
+};
 
 const ROOM: &str = "org/ns/room";
 
@@ -693,6 +696,86 @@ fn spec05_6_a_wheel_follows_who_comes_back_to_new_keys() {
     stale(Ours, [Ours, Ours, Wheel]);
     stale(Ours, [Wheel, Ours, Wheel]);
     stale(Wheel, [Ours, Wheel, Wheel]);
+}
+
+/// Three are invited at once, one under another name of its own; the last to be removed leaves a
+/// group, and the last to leave does not.
+fn at_once_and_to_the_last_with_our_moderator(mls: bool) {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls, binding: "enforce", reply: false, ..Setting::new(&node) };
+    let mut one = setting.participant_with(Wheel, "org/ns/p1", &["--alias", "org/ns/alias"]);
+    let mut two = setting.participant(Wheel, "org/ns/p2");
+    let three = setting.participant(Wheel, "org/ns/p3");
+    let (_here, ann) = app("org/ns/ann", &node, Box::new(identity("org/ns/ann")));
+    let options = SessionOptions { mls: mls.then(Mls::default), ..sealed(Kind::Group) };
+    let room = ann.open(&options, ROOM, Some(PATIENCE)).unwrap();
+    let names = ["org/ns/alias", "org/ns/p2", "org/ns/p3"];
+    let invited = names.map(|name| room.invite_start(name).unwrap());
+    invited.iter().for_each(|op| op.wait(Some(PATIENCE)).unwrap());
+    let alias = one.full.replace("org/ns/p1", "org/ns/alias");
+    let participants = room.participants(Some(PATIENCE)).unwrap();
+    let mut found: Vec<String> = participants.iter().map(|one| one.name.to_string()).collect();
+    let mut expected =
+        vec![alias.clone(), ann.name().to_string(), two.full.clone(), three.full.clone()];
+    (found.sort(), expected.sort());
+    assert_eq!(found, expected);
+    say(&room, "hello").unwrap();
+    [&one, &two, &three].iter().for_each(|wheel| wheel.gets_from(0, "org/ns/ann", 1));
+    one.tell("from one", "delivered");
+    assert_eq!(next_message(&room).source.to_string(), alias);
+    two.gets_from(0, "org/ns/alias", 1);
+    for name in names.iter().rev() {
+        room.remove(name, Some(PATIENCE)).unwrap();
+    }
+    [&one, &two, &three].iter().for_each(|wheel| wheel.is_out(0));
+    let before = two.process.len();
+    room.invite("org/ns/p2", Some(PATIENCE)).unwrap();
+    say(&room, "you again").unwrap();
+    two.gets_from(before, "org/ns/ann", 1);
+    two.tell("leave", "session closed by this side");
+    is_over(&room);
+}
+
+/// The same with a published moderator, and with ours invited.
+fn at_once_and_to_the_last_with_a_published_moderator(mls: bool) {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls, binding: "enforce", reply: false, ..Setting::new(&node) };
+    let apps = ["org/ns/ann", "org/ns/bob", "org/ns/carol"]
+        .map(|name| connected_app(name, &node, Box::new(identity(name))));
+    let [(_, ann, connection), (_, bob, _), (_, carol, _)] = &apps;
+    ann.subscribe("org/ns/alias", *connection, Some(PATIENCE)).unwrap();
+    let mut moderator = setting.moderator(Wheel, "org/ns/mod", &[]);
+    moderator.tell("invite org/ns/alias org/ns/bob org/ns/carol", "invited org/ns/carol");
+    let [one, two, three] = [ann, bob, carol].map(|app| app.accept(true, Some(PATIENCE)).unwrap());
+    let alias = ann.name().to_string().replace("org/ns/ann", "org/ns/alias");
+    let participants = moderator.participants();
+    assert!(participants.contains(&format!("{alias} online")), "{participants:?}");
+    assert_eq!(participants.len(), 4, "{participants:?}");
+    moderator.tell("hello", "delivered");
+    [&one, &two, &three].iter().for_each(|session| heard(session, "hello"));
+    say(&one, "from one").unwrap();
+    moderator.gets_from(0, "org/ns/alias", 1);
+    assert_eq!(next_message(&two).source.to_string(), alias);
+    for name in ["org/ns/carol", "org/ns/bob", "org/ns/alias"] {
+        moderator.tell(&format!("remove {name}"), &format!("removed {name}"));
+    }
+    [&one, &two].iter().for_each(|session| is_over(session));
+    moderator.tell("invite org/ns/bob", "invited org/ns/bob");
+    let again = bob.accept(true, Some(PATIENCE)).unwrap();
+    moderator.tell("you again", "delivered");
+    heard(&again, "you again");
+    let before = moderator.process.len();
+    again.close(Some(PATIENCE)).unwrap();
+    moderator.is_out(before);
+}
+
+#[test]
+fn spec03_9_13_18_at_once_under_another_name_and_to_the_last() {
+    let _turn = Turn::take();
+    for mls in [false, true] {
+        at_once_and_to_the_last_with_our_moderator(mls);
+        at_once_and_to_the_last_with_a_published_moderator(mls);
+    }
 }
 
 /// A wheel and one of ours talk to all without a pause while the moderator invites others and

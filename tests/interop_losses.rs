@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use proxy::Way::{FromWheel, ToWheel};
 use proxy::{Fault, Proxy, Way};
-use slim::api::{Event, Item, Kind, Mls, Retry, Session, SessionOptions};
+use slim::api::{Event, Kind, Mls, Retry, Session, SessionOptions};
 use slim::error::Error;
 use slim::wire::SessionMessageType::{self as Type, *};
 use support::Who::Ours;
-use support::{app, identity, next_message, say, wheel, Node, Process, PATIENCE};
+use support::{app, identity, is_over, next_message, say, sees, wheel, Node, Process, PATIENCE};
 
 const WAIT: Option<Duration> = Some(PATIENCE);
 /// Milliseconds between two tries, and how often. A discovery that is repeated sooner than after
@@ -67,21 +67,6 @@ fn survivable(fault: &Fault, mls: bool) -> bool {
 
 fn hears(session: &Session, text: &str) {
     assert_eq!(String::from_utf8_lossy(&next_message(session).payload), text);
-}
-
-/// Waits for an event. Nothing is said before it.
-fn sees(session: &Session, what: fn(&Event) -> bool) {
-    loop {
-        match session.receive(WAIT) {
-            Ok(Item::Event(event)) if what(&event) => return,
-            Ok(Item::Event(_)) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
-fn is_over(session: &Session) {
-    sees(session, |event| matches!(event, Event::Closed(_)));
 }
 
 fn waits_for(wheel: &Process, before: usize, part: &str) {

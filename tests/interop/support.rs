@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use slim::api::{self, App, Item, Message, PublishOptions, Session};
+use slim::api::{self, App, ConnectionId, Event, Item, Message, PublishOptions, Session};
 use slim::config::{ClientConfig, NodeConfig};
 use slim::entropy::SystemEntropy;
 use slim::error::Error;
@@ -269,11 +269,21 @@ pub fn identity(name: &str) -> SharedSecret {
 
 /// An app in this process, at this node.
 pub fn app(name: &str, node: &Node, identity: Box<dyn Provider>) -> (api::Node, App) {
+    let (here, app, _) = connected_app(name, node, identity);
+    (here, app)
+}
+
+pub fn connected_app(
+    name: &str,
+    node: &Node,
+    identity: Box<dyn Provider>,
+) -> (api::Node, App, ConnectionId) {
     let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
     let here = api::Node::new(&NodeConfig::default()).unwrap();
     let app = here.app_with_identity(name, identity, verifier).unwrap();
-    app.connect(&ClientConfig::parse(&node.endpoint()).unwrap(), Some(PATIENCE)).unwrap();
-    (here, app)
+    let client = ClientConfig::parse(&node.endpoint()).unwrap();
+    let connection = app.connect(&client, Some(PATIENCE)).unwrap();
+    (here, app, connection)
 }
 
 /// Says it to all others, who have to confirm it.
@@ -302,6 +312,21 @@ pub fn next_message(session: &Session) -> Message {
             return *message;
         }
     }
+}
+
+/// Waits for an event. Nothing is said before it.
+pub fn sees(session: &Session, what: fn(&Event) -> bool) {
+    loop {
+        match session.receive(Some(PATIENCE)) {
+            Ok(Item::Event(event)) if what(&event) => return,
+            Ok(Item::Event(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn is_over(session: &Session) {
+    sees(session, |event| matches!(event, Event::Closed(_)));
 }
 
 /// An example program in C, which `make test` builds.
