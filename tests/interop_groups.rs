@@ -389,6 +389,10 @@ fn soft_close(node: Who, moderator: Who, participants: [Who; 3], who: usize, mls
         }
         let (gone, back) = (format!("gone {round}"), format!("back {round}"));
         group.talk(&others, &gone);
+        if kind == Ours {
+            // One more turn, in which it reads what it is not to hear.
+            group.members[who].participants();
+        }
         group.members[who].tell("rejoin", "! back");
         group.agree(&[0, 1, 2, 3]);
         group.talk(&[0, 1, 2, 3], &back);
