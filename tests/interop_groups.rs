@@ -721,7 +721,8 @@ fn at_once_and_to_the_last_with_our_moderator(mls: bool) {
     let mut found: Vec<String> = participants.iter().map(|one| one.name.to_string()).collect();
     let mut expected =
         vec![alias.clone(), ann.name().to_string(), two.full.clone(), three.full.clone()];
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     say(&room, "hello").unwrap();
     [&one, &two, &three].iter().for_each(|wheel| wheel.gets_from(0, "org/ns/ann", 1));
