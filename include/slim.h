@@ -264,8 +264,8 @@ typedef struct {
     int32_t mls;
     // With MLS: percent of received messages whose header is checked; -1 for none.
     int32_t mls_header_check;
-    // With MLS: how often the keys have changed; -1 until the first peer has joined. Without MLS
-    // -1.
+    // With MLS: how often the keys have changed; 0 while nobody has joined, -1 before anybody was
+    // invited. Without MLS, and with anycast (each instance has keys of its own), -1.
     int64_t epoch;
 } slim_session_fields;
 
@@ -396,8 +396,8 @@ SLIM_API void slim_node_stop(slim_node *node);
 SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
 
 // Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
-// those in clear or that could not be opened in encrypted sessions ("unreadable"), and those that
-// were dropped for other reasons ("dropped").
+// those that could not be forwarded ("dropped"), and those that came in encrypted sessions in clear
+// or could not be opened ("unreadable"; what is sent again counts again).
 //
 // Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 // `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.

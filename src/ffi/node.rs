@@ -152,8 +152,8 @@ pub unsafe extern "C" fn slim_node_wait(node: *mut slim_node, timeout_ms: i32) -
 }
 
 /// Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
-/// those in clear or that could not be opened in encrypted sessions ("unreadable"), and those that
-/// were dropped for other reasons ("dropped").
+/// those that could not be forwarded ("dropped"), and those that came in encrypted sessions in clear
+/// or could not be opened ("unreadable"; what is sent again counts again).
 ///
 /// Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 /// `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.

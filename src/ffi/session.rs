@@ -111,8 +111,8 @@ pub struct slim_session_fields {
     pub mls: i32,
     /// With MLS: percent of received messages whose header is checked; -1 for none.
     pub mls_header_check: i32,
-    /// With MLS: how often the keys have changed; -1 until the first peer has joined. Without MLS
-    /// -1.
+    /// With MLS: how often the keys have changed; 0 while nobody has joined, -1 before anybody was
+    /// invited. Without MLS, and with anycast (each instance has keys of its own), -1.
     pub epoch: i64,
 }
 

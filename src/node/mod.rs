@@ -124,7 +124,7 @@ pub enum Output {
         /// So many bytes.
         bytes: usize,
     },
-    /// How often the keys of an encrypted session have changed; `None`: it has none any more.
+    /// How often the keys of an encrypted session have changed.
     Epoch(SessionKey, Option<u64>),
     /// A session is over, for a reason in words.
     Ended(SessionKey, String),
@@ -185,6 +185,8 @@ pub struct Node {
     next_transport: u64,
     next_app: u64,
     dropped: u64,
+    /// What apps that have gone could not read.
+    unreadable: u64,
     /// When a link ended last since another took its place.
     handed_over: Option<Instant>,
     stopping: bool,
@@ -245,6 +247,7 @@ impl Node {
             next_transport: 0,
             next_app: 0,
             dropped: 0,
+            unreadable: 0,
             handed_over: None,
             stopping: false,
             fanouts: BTreeMap::new(),
@@ -395,6 +398,7 @@ impl Node {
         self.forget_app_subscriptions(app, now);
         self.settle(now);
         if let Some(local) = self.apps.remove(&app) {
+            self.unreadable += local.app.unreadable();
             self.router.disconnect(local.connection);
             self.app_of.remove(&local.connection);
             self.timers.set(Timer::App(app), None);
@@ -656,7 +660,8 @@ impl Node {
             backlog: links().map(Link::backlog).sum(),
             held: links().map(Link::held).sum(),
             dropped: self.dropped,
-            unreadable: self.apps.values().map(|local| local.app.unreadable()).sum(),
+            unreadable: self.unreadable
+                + self.apps.values().map(|local| local.app.unreadable()).sum::<u64>(),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) enum Output {
     Item(SessionKey, Item),
     /// There is room for more publishes.
     Credit { session: SessionKey, messages: usize, bytes: usize },
-    /// How often the keys of an encrypted session have changed; `None`: it has none any more.
+    /// How often the keys of an encrypted session have changed.
     Epoch(SessionKey, Option<u64>),
     /// The session is over; its handle may still give out what has arrived.
     Ended(SessionKey, String),

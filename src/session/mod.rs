@@ -187,7 +187,7 @@ pub struct Fields {
     /// Whether and how it is encrypted.
     pub mls: Option<Mls>,
     /// How often the keys of an encrypted session had changed when this was asked; `None`: it has
-    /// no keys yet.
+    /// no keys yet, or is with any instance of a name, each of which has keys of its own.
     pub epoch: Option<u64>,
 }
 

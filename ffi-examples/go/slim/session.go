@@ -59,7 +59,8 @@ func (s *Session) Initiator() bool { return s.initiator }
 // MLS says whether it is encrypted end to end.
 func (s *Session) MLS() bool { return s.mls }
 
-// Epoch is how often the keys of an encrypted session have changed, -1 if it has none.
+// Epoch is how often the keys of an encrypted session have changed, -1 if it has none, or is one with
+// any instance of a name.
 func (s *Session) Epoch() (int64, error) {
 	fields := C.slim_session_fields{size: C.sizeof_slim_session_fields}
 	err := s.use("slim_session_view", func() error {

@@ -91,13 +91,13 @@ func (n *Node) Wait(ctx context.Context) error {
 	})
 }
 
-// Close stops the node, waits until its peers know, and frees it. What waits on its apps and sessions
-// ends with ErrClosed.
+// Close stops the node, waits until its peers know (two seconds at most), and frees it. What waits on
+// its apps and sessions ends with ErrClosed.
 func (n *Node) Close() {
 	runtime.SetFinalizer(n, nil)
 	n.Stop()
 	// Another goroutine may be the last to use it, and the program end before that frees it.
-	n.Wait(context.Background())
+	_ = n.Wait(context.Background())
 	n.release()
 }
 

@@ -495,7 +495,8 @@ class Session(Handle):
 
     @property
     def epoch(self) -> Optional[int]:
-        """How often the keys of an encrypted session have changed; None: it has none."""
+        """How often the keys of an encrypted session have changed; None: it has none,
+        or is one with any instance of a name."""
         fields = _ffi.slim_session_fields(c.sizeof(_ffi.slim_session_fields))
         with self._use() as session:
             check(lib.slim_session_view(session, c.byref(fields)))
