@@ -75,6 +75,19 @@ fn waits_for(wheel: &Process, before: usize, part: &str) {
     });
 }
 
+/// How an end that its peer has to confirm went: without that only where it could not.
+fn check_end(result: Result<(), Error>, unconfirmed: bool, fault: &Fault) {
+    assert_eq!(matches!(result, Err(Error::Undelivered(_))), unconfirmed, "{fault:?}");
+    assert!(result.is_ok() || unconfirmed, "{fault:?}: {result:?}");
+}
+
+/// The wheel in a group heard Ann and Bob, once each and in this order.
+fn heard_both(wheel: &Process, before: usize, fault: &Fault) {
+    let mut said = wheel.lines().split_off(before);
+    said.retain(|line| line.contains(" > "));
+    assert_eq!(said, ["org/ns/ann > from ann", "org/ns/bob > from bob"], "{fault:?}");
+}
+
 fn calls_a_wheel(mls: bool) {
     let (node, proxy, wheel) = start("echo", mls, &["--reply"]);
     let (_here, ann) = app("org/ns/ann", &node, Box::new(identity("org/ns/ann")));
@@ -105,11 +118,8 @@ fn calls_a_wheel(mls: bool) {
             say(&session, text).unwrap();
             hears(&session, &format!("{text} from upstream"));
         }
-        let closed = session.close(WAIT);
         // It has left, and knows nothing of the session any more.
-        let unconfirmed = fault.loses(GroupAck, 2);
-        assert_eq!(matches!(closed, Err(Error::Undelivered(_))), unconfirmed, "{fault:?}");
-        assert!(closed.is_ok() || unconfirmed, "{fault:?}: {closed:?}");
+        check_end(session.close(WAIT), fault.loses(GroupAck, 2), &fault);
         waits_for(&wheel, before, "session-end");
         let said = wheel.lines()[before..].join("\n");
         assert_eq!(said.matches("\"message\"").count(), 2, "{fault:?}: {said}");
@@ -202,13 +212,9 @@ fn invites_a_wheel(mls: bool) {
         let leaves = [LeaveRequest, LeaveReply].contains(&fault.kind);
         let end = if leaves { room.remove("org/ns/wheel", WAIT) } else { room.close(WAIT) };
         // It has left, as above.
-        let unconfirmed = fault.loses(GroupAck, 4) || fault.loses(LeaveReply, 1);
-        assert_eq!(matches!(end, Err(Error::Undelivered(_))), unconfirmed, "{fault:?}");
-        assert!(end.is_ok() || unconfirmed, "{fault:?}: {end:?}");
+        check_end(end, fault.loses(GroupAck, 4) || fault.loses(LeaveReply, 1), &fault);
         waits_for(&wheel, before, "session over");
-        let mut said = wheel.lines().split_off(before);
-        said.retain(|line| line.contains(" > "));
-        assert_eq!(said, ["org/ns/ann > from ann", "org/ns/bob > from bob"], "{fault:?}");
+        heard_both(&wheel, before, &fault);
         proxy.expect_fault();
     }
 }
@@ -251,18 +257,13 @@ fn is_invited_by_a_wheel(mls: bool) {
         hears(&theirs, "from ann");
         say(&theirs, "from bob").unwrap();
         hears(&ours, "from bob");
-        let left = theirs.close(WAIT);
         // It does not know any more who asks again.
-        let unconfirmed = fault.loses(LeaveReply, 1);
-        assert_eq!(matches!(left, Err(Error::Undelivered(_))), unconfirmed, "{fault:?}");
-        assert!(left.is_ok() || unconfirmed, "{fault:?}: {left:?}");
+        check_end(theirs.close(WAIT), fault.loses(LeaveReply, 1), &fault);
         sees(&ours, |event| matches!(event, Event::PeerLeft(_)));
         wheel.tell("remove org/ns/ann");
         is_over(&ours);
         waits_for(&wheel, before, "! removed org/ns/ann");
-        let mut said = wheel.lines().split_off(before);
-        said.retain(|line| line.contains(" > "));
-        assert_eq!(said, ["org/ns/ann > from ann", "org/ns/bob > from bob"], "{fault:?}");
+        heard_both(&wheel, before, &fault);
         proxy.expect_fault();
     }
 }
