@@ -231,18 +231,22 @@ fn several_listeners_count_and_no_reply() {
 #[test]
 fn twenty_messages_reach_any_instance_or_always_the_same() {
     let (_node, port) = node(&mut slim());
-    let receivers = [(); 2].map(|()| receiver("org/any/bob", port, &["--reply"]));
-    for (more, shares) in [(&["--anycast"][..], [10, 10]), (&[], [0, 20])] {
-        let before = receivers.each_ref().map(|receiver| receiver.count("hello"));
-        let arguments = ["--remote", "org/any/bob", "--iterations", "20"];
+    let mut receivers = [(); 2].map(|()| receiver("org/any/bob", port, &["--reply"]));
+    for (text, more) in [("in turn", &["--anycast"][..]), ("all to you", &[])] {
+        let arguments = ["--remote", "org/any/bob", "--iterations", "20", "--message", text];
         let mut alice = app("send", "org/any/alice", port, &[&arguments[..], more].concat());
         alice.expect_success();
-        assert_eq!(alice.count("hello from org/any/bob"), 20, "{}", alice.output());
-        assert_eq!(alice.count("! delivered"), 20, "{}", alice.output());
-        let after = receivers.each_ref().map(|receiver| receiver.count("hello"));
-        let mut fresh = [after[0] - before[0], after[1] - before[1]];
-        fresh.sort_unstable();
-        assert_eq!(fresh, shares, "{more:?}");
+        let answers = alice.count(&format!("{text} from org/any/bob"));
+        assert_eq!((answers, alice.count("! delivered")), (20, 20), "{}", alice.output());
+    }
+    for receiver in &mut receivers {
+        receiver.signal("-TERM");
+        receiver.expect_success();
+    }
+    for (text, shares) in [("in turn", [10, 10]), ("all to you", [0, 20])] {
+        let mut counts = receivers.each_ref().map(|receiver| receiver.count(text));
+        counts.sort_unstable();
+        assert_eq!(counts, shares, "{text}");
     }
 }
 

@@ -85,6 +85,12 @@ impl Process {
         });
     }
 
+    /// Waits until so many lines contain `part`, and sees that no more do.
+    pub fn expect_count(&self, part: &str, count: usize) {
+        self.wait_for_count(part, count);
+        assert_eq!(self.count(part), count, "{part:?}: {}", self.output());
+    }
+
     fn wait_in<T>(&self, what: &str, found: impl Fn(&[String]) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let (lines, changed) = &*self.lines;
