@@ -109,7 +109,8 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 		--target $(HOST) --target-dir target/asan --lib $(ASAN_TESTS:%=--test %) -- \
 		--skip an_idle_node_is_small
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
-		$(CARGO) test --features cli --test interop --test interop_groups || exit 1; done
+		$(CARGO) test --features cli --test interop --test interop_groups \
+		--test interop_losses || exit 1; done
 	SLIM_TEST_PYTHON=$(CURDIR)/$(OLD_VENV)/bin/python \
 		$(CARGO) test --features cli --test interop -- default_binding group_of_wheels c18
 
