@@ -89,6 +89,9 @@ $(OLD_VENV)/ready: tests/interop/requirements.txt
 # The tests that run within their own process, where the address sanitizer sees something. With it
 # no node is small.
 ASAN_TESTS := api links world traces vectors view fuzz sim
+# Leaks that are known are found by their names, with the symbolizer.
+ASAN = $(if $(shell command -v llvm-symbolizer),LSAN_OPTIONS=suppressions=$(CURDIR)/tests/leaks.txt,\
+	ASAN_OPTIONS=detect_leaks=0)
 HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 # What takes minutes: the live matrix and the simulated histories many times over, hostile peers
@@ -104,8 +107,10 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_SOAK=1 $(CARGO) test --features cli --test interop_groups spec05_16
 	@rustc +nightly --version >/dev/null 2>&1 || \
 		echo "the Rust tests are not run under ASAN: no nightly Rust" >&2
+	@command -v llvm-symbolizer >/dev/null || \
+		echo "leaks are not looked for: no llvm-symbolizer" >&2
 	! rustc +nightly --version >/dev/null 2>&1 || \
-		RUSTFLAGS=-Zsanitizer=address SLIM_SIM_SEEDS=100 $(CARGO) +nightly test --features cli \
+		$(ASAN) RUSTFLAGS=-Zsanitizer=address SLIM_SIM_SEEDS=100 $(CARGO) +nightly test --features cli \
 		--target $(HOST) --target-dir target/asan --lib $(ASAN_TESTS:%=--test %) -- \
 		--skip an_idle_node_is_small
 	for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \

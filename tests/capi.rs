@@ -59,6 +59,8 @@ fn compile(name: &str) -> PathBuf {
 fn output(command: &[&str], wanted: i32) -> Output {
     let mut started = Command::new("timeout");
     started.args(["--kill-after=5", TIMEOUT_SECS]).args(command).env_remove("SLIM_LOG");
+    // Cargo's has a directory where an older library may be.
+    started.env("LD_LIBRARY_PATH", library());
     if command[0] == "valgrind" {
         started.env_remove("SLIM_SOAK").env("SLIM_TEST_SLOWNESS", "50");
     } else {
