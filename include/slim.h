@@ -10,7 +10,8 @@
  * Threads
  *   Any function may be called from any thread, also on the same handle at the same time, with
  *   one exception: freeing a handle must be the last call on it. Each node runs one thread of its
- *   own, with all signals blocked; no function is called back but the log callback.
+ *   own, and a short-lived one for each look-up of a host name, with all signals blocked; no
+ *   function is called back but the log callback.
  *
  * Time
  *   timeout_ms is in milliseconds: 0 does not wait, SLIM_WAIT_FOREVER (-1) waits without limit.
@@ -102,13 +103,13 @@ typedef enum {
     SLIM_ERR_LIMIT = -10,
     // The endpoint could not be resolved, or could not be connected to.
     SLIM_ERR_CONNECT = -11,
-    // The TLS handshake failed, or a certificate or key could not be used.
+    // The TLS handshake failed, or a certificate or key could not be used. Not in this version.
     SLIM_ERR_TLS = -12,
     // An identity or token was rejected, here or by the node.
     SLIM_ERR_AUTH = -13,
     // The peer sent something that the protocol does not allow.
     SLIM_ERR_PROTOCOL = -14,
-    // The MLS group could not be set up or a message could not be opened.
+    // An MLS group could not be set up or changed, or this side is not in it any more.
     SLIM_ERR_MLS = -15,
     // Nobody valid answered for a name: no such app, or one with another secret.
     SLIM_ERR_NO_ROUTE = -16,
@@ -161,7 +162,8 @@ typedef enum {
     SLIM_EVENT_PEER_ONLINE = 2,
     // It has left.
     SLIM_EVENT_PEER_LEFT = 3,
-    // The link of the session is gone; it is being made again.
+    // The link of the session is gone. One that this side dialled is made again, unless it was
+    // disconnected, refused, or has no attempts left.
     SLIM_EVENT_CONNECTION_LOST = 4,
     // It is back.
     SLIM_EVENT_CONNECTION_BACK = 5,
@@ -275,7 +277,10 @@ typedef struct {
     uint32_t size;
     // What the payload is, for example "application/json". Default: "msg".
     const char *payload_type;
-    // Key-value pairs that travel with the message.
+    // Key-value pairs that travel with the message: at most 256, each text at most 64 KiB. Keys
+    // that begin with "slim-", and PUBLISH_TO, LEAVING_SESSION, LEAVE_REPLY_SENT, DELETE_GROUP,
+    // traceparent, tracestate and baggage belong to the protocol: they are refused, and not given
+    // out.
     const slim_pair *metadata;
     // Number of pairs.
     size_t metadata_len;
@@ -287,7 +292,8 @@ typedef struct {
     uint32_t size;
     // A slim_message_kind.
     int32_t kind;
-    // 1 if the message was sent to this app alone with slim_session_publish_to().
+    // 1 if the message was sent to this member of a group alone with slim_session_publish_to(); 0
+    // in other sessions.
     int32_t is_reply;
     // The payload; NULL if it is empty.
     const void *data;
@@ -348,8 +354,8 @@ SLIM_API slim_status slim_log_set(int32_t level, slim_log_fn callback, void *use
 
 // Makes a node and starts its thread.
 //
-// `config_json` is an object ("node_id", "domain_name", "default_gateway"), or NULL for the
-// defaults.
+// `config_json` is an object ("node_id", "domain_name", "default_gateway",
+// "stuck_receiver_timeout"), or NULL for the defaults.
 // Errors: INVALID_CONFIG, UNSUPPORTED, IO.
 SLIM_API SLIM_CHECKED slim_status slim_node_new(const char *config_json, slim_node **node);
 
@@ -383,7 +389,8 @@ slim_status slim_node_connect(slim_node *node,
 // Errors: NOT_FOUND, CLOSED.
 SLIM_API slim_status slim_node_disconnect(slim_node *node, uint64_t connection);
 
-// Asks the node to stop: no new connections, open ones drained and closed.
+// Asks the node to stop: no new connections, open ones drained and closed. What peers have not
+// taken within 2 s is lost.
 //
 // Returns at once. It may be called from any thread and from a signal handler. Calling it again
 // is harmless.
@@ -448,7 +455,8 @@ slim_status slim_app_connect(slim_app *app,
                              int32_t timeout_ms,
                              uint64_t *connection);
 
-// Asks for messages to `name` over `connection`.
+// Asks for messages to `name` over `connection`. The answer of the node is waited for 10 s at most,
+// whatever `timeout_ms` is.
 // Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
 SLIM_API
 SLIM_CHECKED
@@ -457,16 +465,17 @@ slim_status slim_app_subscribe(slim_app *app,
                                uint64_t connection,
                                int32_t timeout_ms);
 
-// Takes a subscription back.
-// Errors: INVALID_NAME, NOT_FOUND, TIMEOUT, CLOSED.
+// Takes a subscription back. The answer of the node is waited for as with slim_app_subscribe().
+// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
 SLIM_API
 slim_status slim_app_unsubscribe(slim_app *app,
                                  const char *name,
                                  uint64_t connection,
                                  int32_t timeout_ms);
 
-// Sends what is meant for `name` over `connection`. Needed only with several connections: with
-// one, everything that is not in this process goes there.
+// Sends what is meant for `name` over `connection`. Needed with several connections, with one to
+// another node ("remote"), and with default_gateway "off": else everything that is not in this
+// process goes over the only one.
 // Errors: INVALID_NAME, NOT_FOUND, CLOSED.
 SLIM_API
 SLIM_CHECKED
@@ -564,11 +573,13 @@ slim_status slim_session_publish_to(slim_session *session,
                                     const slim_publish_options *options,
                                     int32_t timeout_ms);
 
-// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
+// Publishes without waiting: `op` ends when every receiver that could be reached when it was sent
+// has acknowledged the message; best effort, as soon as it is sent, which says nothing of arrival.
 //
 // `message` is NULL, or the message to reply to.
 // Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED. With the operation come UNDELIVERED,
-// NOT_ALLOWED (this side is suspended, or only receives) and NOT_FOUND (who is to be answered has
+// NOT_ALLOWED (this side is suspended, or only receives, or who is to be answered only publishes),
+// MLS (this side is not in the encrypted group any more) and NOT_FOUND (who is to be answered has
 // left).
 SLIM_API
 SLIM_CHECKED
@@ -579,9 +590,10 @@ slim_status slim_session_publish_start(slim_session *session,
                                        const slim_publish_options *options,
                                        slim_op **op);
 
-// Waits until all that this session published before the call is acknowledged or given up.
-// Errors: UNDELIVERED, NOT_ALLOWED and NOT_FOUND as with slim_session_publish_start() (the first
-// that there was since the last flush), TIMEOUT, CLOSED.
+// Waits until all that this session published before the call is acknowledged or given up; best
+// effort, until it is sent.
+// Errors: UNDELIVERED, NOT_ALLOWED, MLS and NOT_FOUND as with slim_session_publish_start() (the
+// first that there was since the last flush), TIMEOUT, CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_flush(slim_session *session, int32_t timeout_ms);
 
 // Waits for the next message of this session, or event if those were asked for. Free it with
@@ -611,7 +623,7 @@ SLIM_API int32_t slim_session_fd(slim_session *session);
 // NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
 // valid answered), MLS (it cannot do MLS, or its keys are refused), LIMIT (the group has as many
 // members, or as many changes that wait, as it may have), TIMEOUT (the invitation is taken back),
-// CLOSED.
+// CLOSED; for the first one also those of slim_app_subscribe(), of the group's channels.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_invite(slim_session *session,
@@ -631,7 +643,8 @@ slim_status slim_session_invite_start(slim_session *session,
 // have an ID; without one it must fit one participant alone.
 // Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
 // are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
-// but did not confirm it), LIMIT (too many changes wait), TIMEOUT (removing goes on), CLOSED.
+// but did not confirm it), MLS (the keys could not be changed), LIMIT (too many changes wait),
+// TIMEOUT (removing goes on), CLOSED.
 SLIM_API
 SLIM_CHECKED
 slim_status slim_session_remove(slim_session *session,
@@ -648,7 +661,8 @@ slim_status slim_session_remove_start(slim_session *session,
 
 // Goes away from the group for a while and waits until the other members know: they see this side
 // offline. What is published meanwhile is not received, unless it is still on its way when this
-// side comes back; publishing is NOT_ALLOWED. This side stays a member.
+// side comes back. What is published then is refused: slim_session_publish() queues it and says OK,
+// slim_session_flush() or the operation says NOT_ALLOWED. This side stays a member.
 // Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
 // goes on), CLOSED.
 SLIM_API SLIM_CHECKED slim_status slim_session_suspend(slim_session *session, int32_t timeout_ms);

@@ -83,8 +83,10 @@ fn check_end(result: Result<(), Error>, unconfirmed: bool, fault: &Fault) {
 
 /// The wheel in a group heard Ann and Bob, once each and in this order.
 fn heard_both(wheel: &Process, before: usize, fault: &Fault) {
-    let mut said = wheel.lines().split_off(before);
-    said.retain(|line| line.contains(" > "));
+    let said = wheel.wait_after(before, "two messages", |lines| {
+        let said: Vec<String> = lines.iter().filter(|line| line.contains(" > ")).cloned().collect();
+        (said.len() >= 2).then_some(said)
+    });
     assert_eq!(said, ["org/ns/ann > from ann", "org/ns/bob > from bob"], "{fault:?}");
 }
 

@@ -122,7 +122,8 @@ pub unsafe extern "C" fn slim_app_connect(
     })
 }
 
-/// Asks for messages to `name` over `connection`.
+/// Asks for messages to `name` over `connection`. The answer of the node is waited for 10 s at most,
+/// whatever `timeout_ms` is.
 /// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
 ///
 /// # Safety
@@ -142,8 +143,8 @@ pub unsafe extern "C" fn slim_app_subscribe(
     })
 }
 
-/// Takes a subscription back.
-/// Errors: INVALID_NAME, NOT_FOUND, TIMEOUT, CLOSED.
+/// Takes a subscription back. The answer of the node is waited for as with slim_app_subscribe().
+/// Errors: INVALID_NAME, NOT_FOUND, PROTOCOL, TIMEOUT, CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -161,8 +162,9 @@ pub unsafe extern "C" fn slim_app_unsubscribe(
     })
 }
 
-/// Sends what is meant for `name` over `connection`. Needed only with several connections: with
-/// one, everything that is not in this process goes there.
+/// Sends what is meant for `name` over `connection`. Needed with several connections, with one to
+/// another node ("remote"), and with default_gateway "off": else everything that is not in this
+/// process goes over the only one.
 /// Errors: INVALID_NAME, NOT_FOUND, CLOSED.
 ///
 /// # Safety

@@ -21,7 +21,8 @@ pub enum slim_message_kind {
     SLIM_EVENT_PEER_ONLINE = 2,
     /// It has left.
     SLIM_EVENT_PEER_LEFT = 3,
-    /// The link of the session is gone; it is being made again.
+    /// The link of the session is gone. One that this side dialled is made again, unless it was
+    /// disconnected, refused, or has no attempts left.
     SLIM_EVENT_CONNECTION_LOST = 4,
     /// It is back.
     SLIM_EVENT_CONNECTION_BACK = 5,
@@ -59,7 +60,8 @@ pub struct slim_message_fields {
     pub size: u32,
     /// A slim_message_kind.
     pub kind: i32,
-    /// 1 if the message was sent to this app alone with slim_session_publish_to().
+    /// 1 if the message was sent to this member of a group alone with slim_session_publish_to(); 0
+    /// in other sessions.
     pub is_reply: i32,
     /// The payload; NULL if it is empty.
     pub data: *const c_void,

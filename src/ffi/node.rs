@@ -24,8 +24,8 @@ impl Handle for slim_node {
 
 /// Makes a node and starts its thread.
 ///
-/// `config_json` is an object ("node_id", "domain_name", "default_gateway"), or NULL for the
-/// defaults.
+/// `config_json` is an object ("node_id", "domain_name", "default_gateway",
+/// "stuck_receiver_timeout"), or NULL for the defaults.
 /// Errors: INVALID_CONFIG, UNSUPPORTED, IO.
 ///
 /// # Safety
@@ -122,7 +122,8 @@ pub unsafe extern "C" fn slim_node_disconnect(
     guard(|| unsafe { handle(node, "node")? }.node.disconnect(ConnectionId(connection)))
 }
 
-/// Asks the node to stop: no new connections, open ones drained and closed.
+/// Asks the node to stop: no new connections, open ones drained and closed. What peers have not
+/// taken within 2 s is lost.
 ///
 /// Returns at once. It may be called from any thread and from a signal handler. Calling it again
 /// is harmless.

@@ -124,7 +124,10 @@ pub struct slim_publish_options {
     pub size: u32,
     /// What the payload is, for example "application/json". Default: "msg".
     pub payload_type: *const c_char,
-    /// Key-value pairs that travel with the message.
+    /// Key-value pairs that travel with the message: at most 256, each text at most 64 KiB. Keys
+    /// that begin with "slim-", and PUBLISH_TO, LEAVING_SESSION, LEAVE_REPLY_SENT, DELETE_GROUP,
+    /// traceparent, tracestate and baggage belong to the protocol: they are refused, and not given
+    /// out.
     pub metadata: *const slim_pair,
     /// Number of pairs.
     pub metadata_len: usize,
@@ -355,11 +358,13 @@ pub unsafe extern "C" fn slim_session_publish_to(
     })
 }
 
-/// Publishes without waiting: `op` ends when every receiver has acknowledged the message.
+/// Publishes without waiting: `op` ends when every receiver that could be reached when it was sent
+/// has acknowledged the message; best effort, as soon as it is sent, which says nothing of arrival.
 ///
 /// `message` is NULL, or the message to reply to.
 /// Errors: TOO_LARGE, LIMIT (also: the queue is full), CLOSED. With the operation come UNDELIVERED,
-/// NOT_ALLOWED (this side is suspended, or only receives) and NOT_FOUND (who is to be answered has
+/// NOT_ALLOWED (this side is suspended, or only receives, or who is to be answered only publishes),
+/// MLS (this side is not in the encrypted group any more) and NOT_FOUND (who is to be answered has
 /// left).
 ///
 /// # Safety
@@ -417,9 +422,10 @@ unsafe fn read_publish(options: *const slim_publish_options) -> Result<PublishOp
     }
 }
 
-/// Waits until all that this session published before the call is acknowledged or given up.
-/// Errors: UNDELIVERED, NOT_ALLOWED and NOT_FOUND as with slim_session_publish_start() (the first
-/// that there was since the last flush), TIMEOUT, CLOSED.
+/// Waits until all that this session published before the call is acknowledged or given up; best
+/// effort, until it is sent.
+/// Errors: UNDELIVERED, NOT_ALLOWED, MLS and NOT_FOUND as with slim_session_publish_start() (the
+/// first that there was since the last flush), TIMEOUT, CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -501,7 +507,7 @@ pub unsafe extern "C" fn slim_session_fd(session: *mut slim_session) -> i32 {
 /// NOT_ALLOWED (no group, this side is not its moderator, or it is suspended), NO_ROUTE (nobody
 /// valid answered), MLS (it cannot do MLS, or its keys are refused), LIMIT (the group has as many
 /// members, or as many changes that wait, as it may have), TIMEOUT (the invitation is taken back),
-/// CLOSED.
+/// CLOSED; for the first one also those of slim_app_subscribe(), of the group's channels.
 ///
 /// # Safety
 /// As the header says.
@@ -547,7 +553,8 @@ pub unsafe extern "C" fn slim_session_invite_start(
 /// have an ID; without one it must fit one participant alone.
 /// Errors: INVALID_NAME, NOT_FOUND (nobody of that name is in the group), INVALID_ARGUMENT (several
 /// are, or it is this app itself), NOT_ALLOWED (as slim_session_invite()), UNDELIVERED (it is out,
-/// but did not confirm it), LIMIT (too many changes wait), TIMEOUT (removing goes on), CLOSED.
+/// but did not confirm it), MLS (the keys could not be changed), LIMIT (too many changes wait),
+/// TIMEOUT (removing goes on), CLOSED.
 ///
 /// # Safety
 /// As the header says.
@@ -590,7 +597,8 @@ pub unsafe extern "C" fn slim_session_remove_start(
 
 /// Goes away from the group for a while and waits until the other members know: they see this side
 /// offline. What is published meanwhile is not received, unless it is still on its way when this
-/// side comes back; publishing is NOT_ALLOWED. This side stays a member.
+/// side comes back. What is published then is refused: slim_session_publish() queues it and says OK,
+/// slim_session_flush() or the operation says NOT_ALLOWED. This side stays a member.
 /// Errors: NOT_ALLOWED (no group, suspended already, or something is being changed), TIMEOUT (it
 /// goes on), CLOSED.
 ///

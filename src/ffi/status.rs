@@ -41,13 +41,13 @@ pub enum slim_status {
     SLIM_ERR_LIMIT = -10,
     /// The endpoint could not be resolved, or could not be connected to.
     SLIM_ERR_CONNECT = -11,
-    /// The TLS handshake failed, or a certificate or key could not be used.
+    /// The TLS handshake failed, or a certificate or key could not be used. Not in this version.
     SLIM_ERR_TLS = -12,
     /// An identity or token was rejected, here or by the node.
     SLIM_ERR_AUTH = -13,
     /// The peer sent something that the protocol does not allow.
     SLIM_ERR_PROTOCOL = -14,
-    /// The MLS group could not be set up or a message could not be opened.
+    /// An MLS group could not be set up or changed, or this side is not in it any more.
     SLIM_ERR_MLS = -15,
     /// Nobody valid answered for a name: no such app, or one with another secret.
     SLIM_ERR_NO_ROUTE = -16,

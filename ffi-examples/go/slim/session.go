@@ -98,9 +98,9 @@ type Message struct {
 	Source      string // full name of the sender
 	Destination string // the name that it was sent to
 	PayloadType string
-	Identity    string // as the sender's token proved it
+	Identity    string // the sender's, proved by its keys; "" without MLS
 	Metadata    map[string]string
-	IsReply     bool // it was sent to this app alone
+	IsReply     bool // it was sent to this member of a group alone
 
 	taken *taken
 }
@@ -140,8 +140,8 @@ func (s *Session) publish(ctx context.Context, to *taken, data []byte, options P
 	return err
 }
 
-// PublishStart publishes without waiting: the operation ends when every receiver has acknowledged
-// the message. ErrLimit: the send queue is full.
+// PublishStart publishes without waiting: the operation ends when every receiver that could be
+// reached has acknowledged the message; best effort, as soon as it is sent. ErrLimit: the send queue is full.
 func (s *Session) PublishStart(data []byte, options PublishOptions) (*Op, error) {
 	o := options.forC()
 	defer o.free()
@@ -179,7 +179,8 @@ func (o publishOptions) free() {
 	C.free(unsafe.Pointer(o.c))
 }
 
-// Flush waits until all that was published is acknowledged; else the error is ErrUndelivered.
+// Flush waits until all that was published is acknowledged (best effort: sent); else the error is
+// ErrUndelivered.
 func (s *Session) Flush(ctx context.Context) error {
 	return s.use("slim_session_flush", func() error {
 		return call("slim_session_flush", func() C.slim_status { return C.slim_session_flush(s.c, timeoutOf(ctx)) })

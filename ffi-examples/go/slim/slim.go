@@ -165,7 +165,8 @@ func (a *App) Subscribe(ctx context.Context, name string, connection uint64) err
 	})
 }
 
-// SetRoute sends what is meant for a name over a connection; needed with several only.
+// SetRoute sends what is meant for a name over a connection; needed with several, and where there
+// is no default gateway.
 func (a *App) SetRoute(name string, connection uint64) error {
 	c := C.CString(name)
 	defer free(c)

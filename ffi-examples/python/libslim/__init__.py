@@ -22,7 +22,8 @@ from typing import Any, Dict, Iterator, Mapping, Optional, Union
 from . import _ffi, errors
 from .errors import *  # noqa: F403
 from .errors import ClosedError, SlimError
-from ._library import Handle, Owned, check, dictionary, free_node, free_stopped_nodes
+from ._library import Handle, Owned, check, descriptor, dictionary, free_node
+from ._library import free_stopped_nodes
 from ._library import interruptible, lib, milliseconds, pairs, payload, text
 
 __version__ = ".".join(map(str, _ffi.VERSION))
@@ -194,7 +195,8 @@ class App(Handle):
         interruptible(call)
 
     def set_route(self, name: str, connection: int) -> None:
-        """Sends what is meant for `name` over a connection; needed with several only."""
+        """Sends what is meant for `name` over a connection; needed with several, and where there is
+        no default gateway."""
         with self._use() as app:
             check(lib.slim_app_set_route(app, text(name), connection))
 
@@ -261,7 +263,7 @@ class App(Handle):
     def fileno(self) -> int:
         """A descriptor that is readable while accept() has something to give."""
         with self._use() as app:
-            return lib.slim_app_fd(app)
+            return descriptor(lib.slim_app_fd(app))
 
 
 class Op(Handle):
@@ -408,7 +410,8 @@ class Session(Handle):
         payload_type: Optional[str] = None,
         metadata: Metadata = None,
     ) -> Op:
-        """Publishes without waiting: the Op ends when every receiver has acknowledged the message.
+        """Publishes without waiting: the Op ends when every receiver that could be reached has
+        acknowledged the message; best effort, as soon as it is sent.
         `to`: the message whose sender alone gets it. LimitError: the send queue is full."""
         options, data = self._options(payload_type, metadata), payload(data)
         with contextlib.ExitStack() as used:
@@ -425,7 +428,8 @@ class Session(Handle):
         return options
 
     def flush(self, timeout: Timeout = 30.0) -> None:
-        """Waits until all that was published is acknowledged, else raises UndeliveredError."""
+        """Waits until all that was published is acknowledged (best effort: sent), else raises
+        UndeliveredError."""
         self._wait(lib.slim_session_flush, timeout)
 
     def receive(self, timeout: Timeout = None) -> Message:
@@ -505,7 +509,7 @@ class Session(Handle):
     def fileno(self) -> int:
         """A descriptor that is readable while receive() has something to give."""
         with self._use() as session:
-            return lib.slim_session_fd(session)
+            return descriptor(lib.slim_session_fd(session))
 
     def close(self, timeout: Timeout = 30.0) -> None:
         """Ends the session, waits until the peer knows, and frees the handle. A group ends for all

@@ -45,6 +45,12 @@ def check(status):
         raise ERRORS.get(status, SlimError)(status, f"{said} ({name})")
 
 
+def descriptor(number):
+    """Raises instead of giving a negative one."""
+    check(min(number, _ffi.SLIM_OK))
+    return number
+
+
 def milliseconds(timeout):
     """Seconds as the library wants them; None is for ever."""
     if timeout is None:
@@ -139,8 +145,9 @@ class Handle:
     """Owns a handle of the library. It is freed by close(), by `with`, or by the collector.
 
     close() may be called while another thread waits on the same object: each call refers to the
-    handle, and the last one to return frees it, which is soon, since no call waits for more than
-    half a second at a time. (So Ctrl-C works, too: Python runs its handlers between the calls.)
+    handle, and the last one to return frees it, which is soon, since most calls wait for no more
+    than half a second at a time. Not so connect, subscribe, unsubscribe and what changes a group:
+    they keep it until their time is up or their node is closed. (So Ctrl-C works, too: Python runs its handlers between the calls.)
     """
 
     _free: Any = None

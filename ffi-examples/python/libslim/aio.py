@@ -153,7 +153,8 @@ class Session(_Awaitable):
     _publish_to = _awaited(libslim.Session.publish_to)
 
     def publish_start(self, data: libslim.Payload, **options: Any) -> Op:
-        """Publishes without waiting: the Op ends when every receiver has the message."""
+        """Publishes without waiting: the Op ends when every receiver that could be reached has the
+        message; best effort, as soon as it is sent."""
         return Op(self._blocking.publish_start(data, **options))
 
     def invite_start(self, name: str) -> Op:

@@ -56,7 +56,7 @@ class ConnectError(SlimError):
 
 
 class TlsError(SlimError):
-    """The TLS handshake failed, or a certificate or key could not be used."""
+    """The TLS handshake failed, or a certificate or key could not be used. Not in this version."""
 
 
 class AuthError(SlimError):
@@ -68,7 +68,7 @@ class ProtocolError(SlimError):
 
 
 class MlsError(SlimError):
-    """The MLS group could not be set up or a message could not be opened."""
+    """An MLS group could not be set up or changed, or this side is not in it any more."""
 
 
 class NoRouteError(SlimError):

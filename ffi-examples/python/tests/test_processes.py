@@ -219,7 +219,7 @@ class Processes(Network):
         near, far = self.pair()
         waiting = threading.Thread(target=far.receive, daemon=True)
         waiting.start()
-        inherited = [(near, "receive"), (far, "receive"), (self.bob, "accept")]
+        inherited = [(near, "fileno"), (far, "receive"), (self.bob, "fileno")]
         inherited += [(self.alice, "accept"), (self.server, "stats")]
         self.run_child("fork", inherited)
         # The parent has not noticed.
