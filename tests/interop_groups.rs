@@ -124,19 +124,29 @@ impl Member {
         });
     }
 
-    /// Who takes part, as it sees it: full names, and whether they are online.
+    /// Who takes part, as it sees it: full names, and whether they are online. Whoever was just let in
+    /// again may have to be asked again: it has its session, but its program did not take it yet.
     fn participants(&mut self) -> Vec<String> {
-        let before = self.process.len();
-        self.process.tell("participants");
-        let mut found = self.process.wait_after(before, "participants", |lines| {
-            let head = lines.iter().position(|line| line.ends_with(" participants"))?;
-            let count = lines[head].split(' ').nth(1)?.parse().ok()?;
-            let them = lines[head + 1..].iter().filter(|line| is_participant(line));
-            let them: Vec<String> = them.take(count).map(|line| line[2..].to_owned()).collect();
-            (them.len() == count).then_some(them)
-        });
-        found.sort();
-        found
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let before = self.process.len();
+            self.process.tell("participants");
+            let found = self.process.wait_after(before, "participants", |lines| {
+                if lines.iter().any(|line| line.contains("failed: participants")) {
+                    return Some(None);
+                }
+                let head = lines.iter().position(|line| line.ends_with(" participants"))?;
+                let count = lines[head].split(' ').nth(1)?.parse().ok()?;
+                let them = lines[head + 1..].iter().filter(|line| is_participant(line));
+                let them: Vec<String> = them.take(count).map(|line| line[2..].to_owned()).collect();
+                (them.len() == count).then_some(Some(them))
+            });
+            if let Some(mut them) = found {
+                them.sort();
+                return them;
+            }
+            assert!(Instant::now() < until, "{}", self.process.output());
+        }
     }
 
     fn got(&self, line: &str) -> usize {
