@@ -235,7 +235,7 @@ typedef struct {
     int32_t max_retries;
     // Milliseconds between two tries, 1 to 3600000. Default: 1000.
     uint32_t retry_interval_ms;
-    // With MLS: percent of received messages whose header is checked against its encrypted copy;
+    // With MLS: percent of received messages whose header is checked against a signed copy;
     // -1 for none. Default: 100.
     int32_t mls_header_check;
     // Key-value pairs that the peers see with the session.

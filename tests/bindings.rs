@@ -854,7 +854,7 @@ fn block(language: &str, port: u16) -> String {
     text.replace("127.0.0.1:46357", &format!("127.0.0.1:{port}"))
 }
 
-/// The README's program says hello and prints the answer.
+/// The README's program says hello and prints the answer, and fails where there is none.
 fn readme(language: &str, source: &str, build: impl FnOnce(&Path, &Path) -> Command) {
     let (_node, port) = node(&mut slim());
     let mut alice = slim();
@@ -867,10 +867,15 @@ fn readme(language: &str, source: &str, build: impl FnOnce(&Path, &Path) -> Comm
     std::fs::create_dir_all(&dir).unwrap();
     let source = dir.join(source);
     std::fs::write(&source, block(language, port)).unwrap();
-    let mut bob = Process::start("bob", &mut build(&source, &dir.join("hello")));
+    let mut program = build(&source, &dir.join("hello"));
+    let mut bob = Process::start("bob", &mut program);
     bob.expect_success();
     assert_eq!(bob.output(), "hello from org/demo/alice");
     alice.expect_success();
+    // Nobody is there any more: it fails, and says why.
+    let mut bob = Process::start("bob", &mut program);
+    assert_ne!(bob.wait(), 0, "{}", bob.output());
+    assert!(bob.output().contains("org/demo/alice"), "{}", bob.output());
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub struct slim_session_options {
     pub max_retries: i32,
     /// Milliseconds between two tries, 1 to 3600000. Default: 1000.
     pub retry_interval_ms: u32,
-    /// With MLS: percent of received messages whose header is checked against its encrypted copy;
+    /// With MLS: percent of received messages whose header is checked against a signed copy;
     /// -1 for none. Default: 100.
     pub mls_header_check: i32,
     /// Key-value pairs that the peers see with the session.

@@ -237,7 +237,7 @@ class App(Handle):
         With `group` the destination is the name of a group, and others are invited into it. With
         `anycast` each message goes to any instance of the app. `direction`: one of DIRECTIONS. With
         `mls` the session is encrypted end to end; of so many percent of the messages, 100 if not
-        given, the header is checked against its encrypted copy.
+        given, the header is checked against a signed copy.
         """
         options = session_options(
             reliable,
