@@ -141,7 +141,8 @@ func (s *Session) publish(ctx context.Context, to *taken, data []byte, options P
 }
 
 // PublishStart publishes without waiting: the operation ends when every receiver that could be
-// reached has acknowledged the message; best effort, as soon as it is sent. ErrLimit: the send queue is full.
+// reached has acknowledged the message; best effort, as soon as it is sent. ErrLimit: the send queue
+// is full.
 func (s *Session) PublishStart(data []byte, options PublishOptions) (*Op, error) {
 	o := options.forC()
 	defer o.free()

@@ -23,8 +23,7 @@ from . import _ffi, errors
 from .errors import *  # noqa: F403
 from .errors import ClosedError, SlimError
 from ._library import Handle, Owned, check, descriptor, dictionary, free_node
-from ._library import free_stopped_nodes
-from ._library import interruptible, lib, milliseconds, pairs, payload, text
+from ._library import free_stopped_nodes, interruptible, lib, milliseconds, pairs, payload, text
 
 __version__ = ".".join(map(str, _ffi.VERSION))
 __all__ = ["App", "Kind", "Message", "Node", "Op", "Session", "SlimError"]

@@ -147,7 +147,8 @@ class Handle:
     close() may be called while another thread waits on the same object: each call refers to the
     handle, and the last one to return frees it, which is soon, since most calls wait for no more
     than half a second at a time. Not so connect, subscribe, unsubscribe and what changes a group:
-    they keep it until their time is up or their node is closed. (So Ctrl-C works, too: Python runs its handlers between the calls.)
+    they keep it until their time is up or their node is closed. (So Ctrl-C works, too: Python runs
+    its handlers between the calls.)
     """
 
     _free: Any = None
