@@ -65,6 +65,20 @@ fn round_trip(session: &Session, count: usize) -> Duration {
     median((0..count).map(once).collect())
 }
 
+/// What all threads of this process have worked.
+fn processor_time() -> Duration {
+    let mut used = std::mem::MaybeUninit::uninit();
+    // SAFETY: the call fills what it is given, or fails.
+    let used = unsafe {
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, used.as_mut_ptr()), 0);
+        used.assume_init()
+    };
+    [used.ru_utime, used.ru_stime]
+        .iter()
+        .map(|t| Duration::from_secs(t.tv_sec as u64) + Duration::from_micros(t.tv_usec as u64))
+        .sum()
+}
+
 /// What one more member costs the others in signatures: two made, four checked. Measured while another
 /// thread does the same: two cores that share their arithmetic do less each than one alone.
 fn signatures() -> Duration {
@@ -107,11 +121,13 @@ fn many_members_cost_no_more_than_they_must() {
 
     let session = moderator.open(&group(), "org/ns/group", PATIENCE).unwrap();
     let mut invited = Vec::new();
+    let mut worked = Vec::new();
     let mut sessions = Vec::new();
     for (n, (_, app)) in peers.iter().enumerate() {
-        let begun = Instant::now();
+        let (begun, used) = (Instant::now(), processor_time());
         session.invite(&format!("org/ns/member{n}"), PATIENCE).unwrap();
         invited.push(begun.elapsed());
+        worked.push(processor_time() - used);
         sessions.push(app.accept(true, PATIENCE).unwrap());
     }
     assert_eq!(session.participants(PATIENCE).unwrap().len(), members + 1);
@@ -132,13 +148,16 @@ fn many_members_cost_no_more_than_they_must() {
     let signatures = signatures();
     let last = median(invited[members - 3..].to_vec());
     let early = median(invited[1..4].to_vec());
+    let last_work = median(worked[members - 3..].to_vec());
+    let early_work = median(worked[1..4].to_vec());
     let bar = 3 * direct + members as u32 * Duration::from_micros(20);
     // With all on two cores, and nothing but signatures.
     let ideal = early + (members as u32 - 2) * signatures / 2;
     println!(
         "{members} members: round trip to one {direct:?}, to all {everybody:?} (bar {bar:?}); \
          invitations {early:?} at first, {last:?} at last (with nothing but signatures {ideal:?}); \
-         signatures of a member {signatures:?}"
+         signatures of a member {signatures:?}; of both cores together an invitation takes \
+         {early_work:?} at first, {last_work:?} at last"
     );
     if soak() {
         // On a machine that is shared: what grows faster than members do is more than this.
