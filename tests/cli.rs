@@ -562,10 +562,13 @@ fn draining_ends_in_time_or_at_once_by_a_second_signal() {
         let _alice = fill(port, &mut bob, 700_000);
         node.signal("-TERM");
         node.wait_for("first signal", |line| line.contains("stopping, within"));
+        let stopping = Instant::now();
         if again {
             node.signal("-INT");
         }
         assert_eq!(node.wait(), 1, "{}", node.output());
+        // The default would be 10 s.
+        assert!(stopping.elapsed() < Duration::from_secs(6), "{:?}", stopping.elapsed());
         let said =
             if again { "ended at once by a second signal" } else { "peers that did not take all" };
         assert_eq!(node.count(said), 1, "{}", node.output());

@@ -348,7 +348,7 @@ fn silence_is_ended_in_its_time() {
     let target = Target::start();
     let mut pair = Pair::connect(&target);
     let before = target.usage();
-    let quiet = pair.p99(250, || true);
+    let quiet = pair.usual();
     let start = Instant::now();
     let begun = |bytes: &[u8]| {
         let mut peer = Peer::silent(target.port);
@@ -376,8 +376,8 @@ fn silence_is_ended_in_its_time() {
     assert_eq!(all.descriptors, before.descriptors + 500);
     let each = all.memory_kib.saturating_sub(before.memory_kib) / 500;
     assert!(each <= 64, "{each} KiB for each connection");
-    let busy = pair.p99(250, || true);
-    assert!(busy <= (quiet * 3).max(Duration::from_millis(20)), "{busy:?}, quiet {quiet:?}");
+    let busy = pair.usual();
+    assert!(busy <= bystanders::bar(quiet), "{busy:?}, quiet {quiet:?}");
 
     // The shorter time first.
     groups.reverse();
@@ -423,7 +423,7 @@ fn a_link_that_never_reads_stops_only_those_that_send_to_it() {
     let target = Target::start();
     let mut pair = Pair::connect(&target);
     let before = target.usage();
-    let quiet = pair.p99(250, || true);
+    let quiet = pair.usual();
     let start = Instant::now();
     let mut deaf = Peer::negotiated(target.port);
     let deaf_name = name("deaf", 1);
@@ -441,8 +441,8 @@ fn a_link_that_never_reads_stops_only_those_that_send_to_it() {
     let held = stuck.memory_kib.saturating_sub(before.memory_kib);
     // Each sender's window, and what the link to the deaf one makes ready.
     assert!(held <= 3 * 1024 + 1024 + MEMORY_TOLERANCE_KIB, "{held} KiB held");
-    let busy = pair.p99(250, || true);
-    assert!(busy <= (quiet * 3).max(Duration::from_millis(20)), "{busy:?}, quiet {quiet:?}");
+    let busy = pair.usual();
+    assert!(busy <= bystanders::bar(quiet), "{busy:?}, quiet {quiet:?}");
     // A sender that is stopped still gets answers: its link is read.
     let mut listener = senders.pop().unwrap();
     listener.ping();
@@ -474,7 +474,9 @@ fn a_thousand_idle_links_are_small() {
     const LINKS: usize = 1000;
     let _turn = turn();
     if descriptors() < LINKS as u64 + 100 {
-        return eprintln!("skipped: a process may not have {LINKS} descriptors here (ulimit -n)");
+        let text = format!("a process may not have {LINKS} descriptors here (ulimit -n): left out");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{text}");
+        return eprintln!("{text}");
     }
     let target = Target::start();
     // The first links make what the process has only once.
@@ -547,7 +549,7 @@ fn an_app_that_never_receives_disturbs_nobody() {
     let target = Target::start();
     let mut pair = Pair::connect(&target);
     let before = target.usage();
-    let quiet = pair.p99(250, || true);
+    let quiet = pair.usual();
     let (_a, carol) = bystanders::app(&target, "org/bystanders/carol");
     let (_b, dave) = bystanders::app(&target, "org/bystanders/dave");
     let reliable = carol.open(&SessionOptions::default(), "org/bystanders/dave", PATIENCE).unwrap();
@@ -575,8 +577,8 @@ fn an_app_that_never_receives_disturbs_nobody() {
         assert!(taken <= limits::INBOX_BYTES + limits::READ_BUDGET, "{taken} bytes taken");
     }
     assert!(taken >= limits::INBOX_BYTES, "{taken} bytes taken");
-    let busy = pair.p99(250, || true);
-    assert!(busy <= (quiet * 3).max(Duration::from_millis(20)), "{busy:?}, quiet {quiet:?}");
+    let busy = pair.usual();
+    assert!(busy <= bystanders::bar(quiet), "{busy:?}, quiet {quiet:?}");
     let stuck = target.usage();
     assert!(stuck.memory_kib <= before.memory_kib + MEMORY_TOLERANCE_KIB, "{before:?} {stuck:?}");
 }

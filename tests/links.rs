@@ -130,6 +130,8 @@ fn whoever_is_looked_for_while_its_link_is_replaced_is_found() {
     // As soon as that cannot be the reason, it is said at once that nobody is there.
     let begun = opened[2].0;
     assert!(world.now.mono >= begun + limits::HANDOVER);
+    // With the next try, that is.
+    assert!(world.now.mono < begun + limits::HANDOVER + limits::RETRY_INTERVAL + SECOND / 2);
     let before = world.now.mono;
     let (_, op) = world.open_start(node, carol, "org/ns/nobody", SessionConfig::default());
     assert!(matches!(world.finish(node, op), Err(Error::NoRoute(_))));

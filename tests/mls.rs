@@ -74,8 +74,17 @@ fn live() {
         group.refresh(&mut moderator.cx()).unwrap(),
         group.remove(&last, &mut moderator.cx()).unwrap(),
     ];
+    // And one of the members gets new keys.
+    let (mut behind, _) = members.remove(3);
+    let candidate = Candidate::new(&mut behind.cx()).unwrap();
+    let (moderator, group) = &mut members[0];
+    let swap = group.swap(candidate.key_package(), &mut moderator.cx()).unwrap();
+    let joined = candidate.join(swap.welcome.as_ref().unwrap(), &from, &mut behind.cx()).unwrap();
     let message = group.seal(b"text", Vec::new(), &mut moderator.cx()).unwrap();
-    for (peer, group) in &mut members[1..4] {
+    let commits = commits.into_iter().chain([swap]).collect::<Vec<_>>();
+    let mut joined = (behind, joined);
+    assert_eq!(joined.1.open(&message, &mut joined.0.cx()).unwrap().plaintext, b"text");
+    for (peer, group) in &mut members[1..3] {
         for commit in &commits {
             group.process(&commit.commit, &from, &mut peer.cx()).unwrap();
         }

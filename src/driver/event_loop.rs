@@ -940,13 +940,13 @@ mod tests {
         let refuses = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (_full, hole, _hole) = hole();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let lives = listener.local_addr().unwrap();
+        let lives = Arc::new(Mutex::new(listener.local_addr().unwrap()));
         let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let count = Arc::clone(&asked);
+        let (count, last) = (Arc::clone(&asked), Arc::clone(&lives));
         let resolver: Resolver = Arc::new(move |host, port| {
             assert_eq!((host, port), ("several.test", 1));
             count.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![refuses, hole, lives])
+            Ok(vec![refuses, hole, *last.lock().unwrap()])
         });
         let handle = NodeHandle::start_with(node("ours"), resolver).unwrap();
         let json = r#"{"endpoint": "http://several.test:1", "connect_timeout": "600ms",
@@ -965,10 +965,13 @@ mod tests {
         }
         // And it comes up when the last of them behaves.
         let theirs = NodeHandle::start(node("theirs")).unwrap();
-        drop(listener);
-        let server = Box::new(ServerConfig::parse(&lives.to_string()).unwrap());
+        let server = Box::new(ServerConfig::parse("127.0.0.1:0").unwrap());
         let listen = |answer| Command::Listen(server, answer);
-        theirs.shared.call(listen, patience, "listening").unwrap();
+        let Reply::Port(port) = theirs.shared.call(listen, patience, "listening").unwrap() else {
+            panic!("no port");
+        };
+        lives.lock().unwrap().set_port(port);
+        drop(listener);
         slot.wait(patience, "connecting").unwrap();
     }
 

@@ -153,8 +153,10 @@ pub unsafe extern "C" fn slim_node_wait(node: *mut slim_node, timeout_ms: i32) -
 }
 
 /// Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
-/// those that could not be forwarded ("dropped"), and those that came in encrypted sessions in clear
-/// or could not be opened ("unreadable"; what is sent again counts again).
+/// those that could not be forwarded ("dropped"), those that came in encrypted sessions in clear
+/// or could not be opened ("unreadable"; what is sent again counts again), and those that sessions
+/// of its apps lost ("lost": best-effort ones for which the inbox had no room or that went to
+/// nobody, reliable ones that their receiver gave up).
 ///
 /// Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 /// `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.
@@ -217,6 +219,7 @@ fn stats_json((stats, connections): (Stats, Vec<ConnectionInfo>)) -> String {
         "held_bytes": stats.held,
         "dropped": stats.dropped,
         "unreadable": stats.unreadable,
+        "lost": stats.lost,
     })
     .to_string()
 }

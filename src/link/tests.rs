@@ -273,18 +273,22 @@ fn what_is_not_a_negotiation_is_refused() {
         message_type: Some(MessageType::Link(WireLink { link_type: None })),
         ..Message::default()
     };
-    for message in [subscribe, no_type, Message::default()] {
-        let mut bench = Bench::acceptor(true);
-        bench.send(&message);
-        assert_eq!(bench.status(), Some(("0".to_owned(), String::new())), "{message:?}");
-    }
-    for bytes in [&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff][..], &[1, 0, 0, 0, 0], &[0, 0, 0x50, 0, 0]] {
-        let mut bench = Bench::acceptor(true);
-        bench.send_bytes(bytes);
-        assert_eq!(bench.status(), Some(("0".to_owned(), String::new())), "{bytes:?}");
-        let mut bench = up(true).0;
-        bench.send_bytes(bytes);
-        assert!(bench.closed().is_some(), "{bytes:?}");
+    let refused = Some(("0".to_owned(), String::new()));
+    for strict in [true, false] {
+        for message in [&subscribe, &no_type, &Message::default()] {
+            let mut bench = Bench::acceptor(strict);
+            bench.send(message);
+            assert_eq!(bench.status(), refused, "{message:?}, strict: {strict}");
+        }
+        for bytes in [&[0, 0, 0, 0, 3, 0xff, 0xff, 0xff][..], &[1, 0, 0, 0, 0], &[0, 0, 0x50, 0, 0]]
+        {
+            let mut bench = Bench::acceptor(strict);
+            bench.send_bytes(bytes);
+            assert_eq!(bench.status(), refused, "{bytes:?}, strict: {strict}");
+            let mut bench = up(strict).0;
+            bench.send_bytes(bytes);
+            assert!(bench.closed().is_some(), "{bytes:?}, strict: {strict}");
+        }
     }
 }
 
@@ -300,14 +304,16 @@ fn peers_are_answered_then_refused_for_good() {
 
 #[test]
 fn silence_is_ended_after_its_time() {
-    let mut bench = Bench::acceptor(true);
-    bench.ends_after(limits::NEGOTIATION_TIMEOUT);
-    assert_eq!(bench.status(), Some(("0".to_owned(), String::new())));
+    for strict in [true, false] {
+        let mut bench = Bench::acceptor(strict);
+        bench.ends_after(limits::NEGOTIATION_TIMEOUT);
+        assert_eq!(bench.status(), Some(("0".to_owned(), String::new())));
 
-    let mut bench = Bench::dialler(true);
-    bench.ends_after(limits::NEGOTIATION_TIMEOUT);
-    assert!(bench.peer_events.contains(&http2::Event::Reset(8)), "{:?}", bench.peer_events);
-    assert!(bench.closed().unwrap().retry);
+        let mut bench = Bench::dialler(strict);
+        bench.ends_after(limits::NEGOTIATION_TIMEOUT);
+        assert!(bench.peer_events.contains(&http2::Event::Reset(8)), "{:?}", bench.peer_events);
+        assert!(bench.closed().unwrap().retry);
+    }
 
     // Before that: no request, no response.
     let head = grpc::request_head("http", "h:1", "test", &[]);

@@ -24,7 +24,7 @@ use crate::name::Name;
 use crate::router::{ConnectionId, ConnectionKind, Gateway, Router};
 use crate::session::app::{App, Output as AppOutput};
 use crate::session::{
-    AppId, Context, Direction, Fields, Item, OpId, Payload, SessionConfig, SessionKey,
+    AppId, Context, Direction, Fields, Item, Losses, OpId, Payload, SessionConfig, SessionKey,
 };
 use connection::Connection;
 pub use connection::ConnectionInfo;
@@ -167,6 +167,9 @@ pub struct Stats {
     /// Messages of encrypted sessions of local apps that were dropped because they could not be
     /// opened, or were not encrypted.
     pub unreadable: u64,
+    /// Messages that sessions of local apps lost, as a sender or a receiver: best-effort ones for which
+    /// the inbox had no room or that went to nobody, and reliable ones that their receiver gave up.
+    pub lost: u64,
 }
 
 /// One node.
@@ -186,7 +189,7 @@ pub struct Node {
     next_app: u64,
     dropped: u64,
     /// What apps that have gone could not read.
-    unreadable: u64,
+    losses: Losses,
     /// When a link ended last since another took its place.
     handed_over: Option<Instant>,
     stopping: bool,
@@ -247,7 +250,7 @@ impl Node {
             next_transport: 0,
             next_app: 0,
             dropped: 0,
-            unreadable: 0,
+            losses: Losses::default(),
             handed_over: None,
             stopping: false,
             fanouts: BTreeMap::new(),
@@ -398,7 +401,7 @@ impl Node {
         self.forget_app_subscriptions(app, now);
         self.settle(now);
         if let Some(local) = self.apps.remove(&app) {
-            self.unreadable += local.app.unreadable();
+            self.losses.add(local.app.losses());
             self.router.disconnect(local.connection);
             self.app_of.remove(&local.connection);
             self.timers.set(Timer::App(app), None);
@@ -648,6 +651,8 @@ impl Node {
     /// What it holds.
     pub fn stats(&self) -> Stats {
         let links = || self.transports.values().filter_map(|t| t.link.as_ref());
+        let mut losses = self.losses;
+        self.apps.values().for_each(|local| losses.add(local.app.losses()));
         Stats {
             connections: self.connections.len(),
             up: self.connections.values().filter(|c| c.is_up()).count(),
@@ -660,8 +665,8 @@ impl Node {
             backlog: links().map(Link::backlog).sum(),
             held: links().map(Link::held).sum(),
             dropped: self.dropped,
-            unreadable: self.unreadable
-                + self.apps.values().map(|local| local.app.unreadable()).sum::<u64>(),
+            unreadable: losses.unreadable,
+            lost: losses.lost,
         }
     }
 }

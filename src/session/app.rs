@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::anycast::Anycast;
 use super::credentials::Credentials;
 use super::Output as SessionOutput;
-use super::{AppId, Fields, Session, SessionConfig, SessionKey};
+use super::{AppId, Fields, Losses, Session, SessionConfig, SessionKey};
 use super::{Context, Direction, Incoming, Item, Kind, OpId, Outgoing, Payload, Route};
 use crate::clock::{Now, Timers};
 use crate::entropy::Entropy;
@@ -83,8 +83,8 @@ pub(crate) struct App {
     pub(super) timers: Timers<u32>,
     answered: VecDeque<Answered>,
     ended: VecDeque<EndedSession>,
-    /// Messages of sessions that are over which could not be opened.
-    unreadable: u64,
+    /// Of sessions that are over.
+    losses: Losses,
     pub(super) outputs: VecDeque<Output>,
 }
 
@@ -143,7 +143,7 @@ impl App {
             timers: Timers::default(),
             answered: VecDeque::new(),
             ended: VecDeque::new(),
-            unreadable: 0,
+            losses: Losses::default(),
             outputs: VecDeque::new(),
         }
     }
@@ -813,7 +813,7 @@ impl App {
             return;
         };
         self.by_number.remove(&key.number);
-        self.unreadable += entry.session.unreadable();
+        self.losses.add(entry.session.losses());
         if let Some(reply) = last_reply {
             self.remember_end(&entry.session, reply);
         }
@@ -873,9 +873,11 @@ impl App {
         Ok(())
     }
 
-    /// Messages of encrypted sessions that could not be opened, and were dropped.
-    pub(crate) fn unreadable(&self) -> u64 {
-        self.unreadable + self.sessions.values().map(|e| e.session.unreadable()).sum::<u64>()
+    /// Messages that its sessions lost or could not open, so far.
+    pub(crate) fn losses(&self) -> Losses {
+        let mut losses = self.losses;
+        self.sessions.values().for_each(|entry| losses.add(entry.session.losses()));
+        losses
     }
 
     /// Whether nothing is left of any session.

@@ -17,7 +17,7 @@ use super::credentials::Credentials;
 use super::liveness::NO_EPOCH;
 use super::moderator::{Change, Task, Work};
 use super::roster::{self, Member};
-use super::{Context, Event, Incoming, Kind, Mls, OpId, Outgoing, Output, Role, Session};
+use super::{Context, Event, Incoming, Kind, Losses, Mls, OpId, Outgoing, Output, Role, Session};
 use crate::error::Error;
 use crate::identity::Binding;
 use crate::limits;
@@ -424,9 +424,10 @@ impl Session {
         })
     }
 
-    /// Data that could not be opened, so far.
-    pub(crate) fn unreadable(&self) -> u64 {
-        self.encryption.as_ref().map_or(0, |encryption| encryption.refused)
+    /// Data that was lost or could not be opened, so far.
+    pub(crate) fn losses(&self) -> Losses {
+        let unreadable = self.encryption.as_ref().map_or(0, |encryption| encryption.refused);
+        Losses { lost: self.lost, unreadable }
     }
 
     /// Opens what a message carries, and says whose it is. In a session that is not encrypted that is

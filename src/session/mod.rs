@@ -428,6 +428,22 @@ pub(crate) struct Session {
     out: Vec<Output>,
 }
 
+/// Messages that did not reach whom they were for, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Losses {
+    /// There was no room, nobody was there, or they were given up.
+    pub(crate) lost: u64,
+    /// They could not be opened.
+    pub(crate) unreadable: u64,
+}
+
+impl Losses {
+    pub(crate) fn add(&mut self, more: Losses) {
+        self.lost += more.lost;
+        self.unreadable += more.unreadable;
+    }
+}
+
 impl Session {
     fn new(
         id: u32,

@@ -119,8 +119,8 @@ class GrpcServed:
     def _run(self, requests):
         try:
             for message in requests: self.inbox.put(message)
-        except Exception: pass                               # grpcio raises a bare Exception when a call is cancelled
-        self._end("end of stream")
+            self._end("end of stream")
+        except Exception: self._end("cancelled")             # grpcio raises a bare Exception when a call is cancelled
 
     def _end(self, how):
         if self.ended is None: self.ended = how; self.inbox.put(None); self.outbox.put(None)

@@ -904,7 +904,7 @@ impl History {
             }
         }
         for (at, process) in self.world.processes.iter().enumerate() {
-            let found = Stats { dropped: 0, unreadable: 0, ..process.node.stats() };
+            let found = Stats { dropped: 0, unreadable: 0, lost: 0, ..process.node.stats() };
             let mut expected = expected.remove(&at).unwrap_or_default();
             expected.names = names.remove(&at).unwrap_or_default();
             // The world sees a session that is being joined only when it is.

@@ -224,7 +224,7 @@ pub fn check_names(message: &Message) {
     for name in names.into_iter().chain(command.map(names_in).into_iter().flatten()) {
         let encoded = name.name.as_ref().expect("hashes");
         assert!(encoded.name_id.is_some(), "an implicit id: {name:?}");
-        let Some(strings) = &name.str_name else { continue };
+        let strings = name.str_name.as_ref().expect("the strings");
         let strings =
             [&strings.str_component_0, &strings.str_component_1, &strings.str_component_2];
         let hashes = [encoded.component_0, encoded.component_1, encoded.component_2];

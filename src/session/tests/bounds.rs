@@ -61,6 +61,26 @@ fn a_full_inbox_asks_for_nothing_and_loses_nothing() {
 }
 
 #[test]
+fn best_effort_at_a_full_inbox_is_dropped_and_counted() {
+    let mut pair = Pair::new();
+    let (ours, theirs) = pair.open(false);
+    pair.publish(0, ours, "before");
+    pair.with(1, |app, cx| app.set_inbox_full(theirs, true, cx));
+    for n in 0..5 {
+        pair.publish(0, ours, &n.to_string());
+    }
+    assert_eq!(pair.apps[1].losses(), Losses { lost: 5, unreadable: 0 });
+    pair.with(1, |app, cx| app.set_inbox_full(theirs, false, cx));
+    pair.publish(0, ours, "after");
+    assert_eq!(pair.seen[1].messages, ["before", "after"]);
+    // What was counted stays when the session is over.
+    pair.close(0, ours);
+    assert_eq!(pair.apps[1].sessions(), 0);
+    assert_eq!(pair.apps[1].losses().lost, 5);
+    assert_eq!(pair.apps[0].losses(), Losses::default());
+}
+
+#[test]
 fn the_last_request_is_made_again_after_the_inbox_was_full() {
     let mut pair = Pair::new();
     let (ours, theirs) = pair.open(true);

@@ -201,7 +201,7 @@ fn spec03_31_what_comes_in_clear_is_dropped() {
     }
     assert_eq!((pair.seen[1].messages.len(), pair.count(1, T::MsgAck)), (1, acks));
     assert!(pair.seen[1].events.is_empty(), "nor is anything lost: {:?}", pair.seen[1].events);
-    assert_eq!(pair.apps[1].unreadable(), 2 * 4 * 2, "each is counted");
+    assert_eq!(pair.apps[1].losses().unreadable, 2 * 4 * 2, "each is counted");
     pair.still_works(ours, theirs);
 }
 
@@ -365,7 +365,7 @@ fn what_is_played_again_changes_no_keys() {
     let before = epoch(&pair);
     pair.inject(1, old);
     pair.run(2 * limits::MLS_REJOIN_PAUSE);
-    assert_eq!((epoch(&pair), pair.apps[1].unreadable()), (before, 1));
+    assert_eq!((epoch(&pair), pair.apps[1].losses().unreadable), (before, 1));
     // What was out of reach is so for ever, but new keys are there already.
     lose(&mut pair, 0, ours, limits::MLS_SKIPPED_MESSAGES as usize + 1);
     pair.publish(0, ours, "out of reach");
@@ -567,7 +567,7 @@ fn spec05_9_what_is_out_of_reach_brings_new_keys() {
             lose(&mut pair, from, sessions[from], lost as usize);
             pair.publish(from, sessions[from], "after");
             assert_eq!(pair.seen[1 - from].messages.len(), usize::from(reached), "{lost}");
-            assert_eq!(pair.apps[1 - from].unreadable(), u64::from(!reached));
+            assert_eq!(pair.apps[1 - from].losses().unreadable, u64::from(!reached));
             pair.run(2 * T);
             pair.publish(from, sessions[from], "readable");
             assert_eq!(pair.seen[1 - from].messages.last().unwrap(), "readable");
@@ -591,7 +591,7 @@ fn who_repeats_in_vain_renews_the_keys_before_they_are_out_of_reach() {
         let op = pair.publish(from, sessions[from], "after");
         pair.run(8 * T);
         assert_eq!(pair.done[&op].1, Ok(()), "{from}");
-        assert_eq!(pair.apps[1 - from].unreadable(), 0, "{from}");
+        assert_eq!(pair.apps[1 - from].losses().unreadable, 0, "{from}");
     }
     // And not where it is heard, however often.
     let mut pair = Pair::sealed();
@@ -625,7 +625,7 @@ fn who_was_away_while_too_much_was_said_can_read_what_follows() {
         assert!(crowd.epoch(0) > before);
         crowd.publish(from, "after");
         assert_eq!(crowd.seen[1].messages.last().unwrap(), "after");
-        assert_eq!(crowd.apps[1].unreadable(), 0);
+        assert_eq!(crowd.apps[1].losses().unreadable, 0);
     }
 }
 
@@ -647,7 +647,7 @@ fn what_goes_to_one_member_does_not_get_the_others_out_of_reach() {
         crowd.same_epoch(&[0, 1, 2], "renewed");
         crowd.publish(from, "for all");
         assert_eq!(crowd.seen[2].messages.last().unwrap(), "for all");
-        assert_eq!(crowd.apps[2].unreadable(), 0);
+        assert_eq!(crowd.apps[2].losses().unreadable, 0);
     }
 }
 
@@ -709,7 +709,7 @@ fn what_is_published_before_anybody_is_in_is_sealed_for_the_first_member() {
             assert_eq!(crowd.result(op), Ok(()));
         }
         assert_eq!(crowd.seen[1].messages, ["0", "1", "2"]);
-        assert_eq!((crowd.count(0, T::Msg), crowd.apps[1].unreadable()), (3, 0));
+        assert_eq!((crowd.count(0, T::Msg), crowd.apps[1].losses().unreadable), (3, 0));
     }
 }
 
