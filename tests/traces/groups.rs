@@ -483,7 +483,8 @@ fn trace_29_two_instances_of_one_service() {
     cast.compare("29-two-instances", |link, lines| {
         // Defect 14: the published GROUP_CLOSE of the first session goes to the name without id, so
         // that both hear it. Ours goes to the first alone.
-        let close = lines.iter().position(|line| line.starts_with("GroupClose PointToPoint to=any "));
+        let close =
+            lines.iter().position(|line| line.starts_with("GroupClose PointToPoint to=any "));
         if let Some(at) = close {
             match link {
                 "node->bob2" => drop(lines.remove(at)),
