@@ -1049,3 +1049,65 @@ fn errors_and_groups_tell_no_secrets() {
         assert!(error.len() < 200 && !error.contains(&*token), "{error}");
     }
 }
+
+/// The same 1 KiB with OpenMLS alone and with [`Group`], in turn. `--ignored`, in a release build.
+#[test]
+#[ignore]
+fn sealing_and_opening_cost_little_more_than_openmls_alone() {
+    fn bare_seal(peer: &mut Peer, plaintext: &[u8], aad: &[u8]) -> Vec<u8> {
+        peer.with_group(|group, cx| {
+            let provider = Provider::new(&group.storage, &mut *cx.entropy);
+            let signer = IdentitySigner(&*cx.provider);
+            group.group.set_aad(aad.to_vec());
+            let message = group.group.create_message(&provider, &signer, plaintext).unwrap();
+            message.to_bytes().unwrap()
+        })
+    }
+
+    fn bare_open(peer: &mut Peer, message: &[u8]) -> Vec<u8> {
+        peer.with_group(|group, cx| {
+            let provider = Provider::new(&group.storage, &mut *cx.entropy);
+            let message = MlsMessageIn::tls_deserialize_exact_bytes(message).unwrap();
+            let message = message.try_into_protocol_message().unwrap();
+            let processed = group.group.process_message(&provider, message).unwrap();
+            match processed.into_content() {
+                ProcessedMessageContent::ApplicationMessage(content) => content.into_bytes(),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    fn timed<T>(times: &mut Vec<Duration>, act: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = act();
+        times.push(begun.elapsed());
+        done
+    }
+
+    let (plaintext, aad) = ([7; 1024], [8; 400]);
+    let mut pairs = [Peers::new(2), Peers::new(2)];
+    // Sealing and opening, alone and with all that is ours.
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for _ in 0..3000 {
+        let [bare, ours] = &mut pairs;
+        let [bare_times, our_times] = &mut times;
+        let (one, two) = bare.0.split_at_mut(1);
+        let sealed = timed(&mut bare_times[0], || bare_seal(&mut one[0], &plaintext, &aad));
+        let opened = timed(&mut bare_times[1], || bare_open(&mut two[0], &sealed));
+        assert_eq!(opened, plaintext);
+        let (one, two) = ours.0.split_at_mut(1);
+        let sealed = timed(&mut our_times[0], || {
+            one[0].with_group(|group, cx| group.seal(&plaintext, aad.to_vec(), cx)).unwrap()
+        });
+        let opened = timed(&mut our_times[1], || two[0].open(&sealed).unwrap());
+        assert_eq!((&opened.plaintext[..], &opened.aad[..]), (&plaintext[..], &aad[..]));
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    };
+    let [bare, ours] = times.map(|[mut seal, mut open]| (median(&mut seal), median(&mut open)));
+    println!("OpenMLS alone: seal {:.1} us, open {:.1} us", bare.0, bare.1);
+    println!("ours: seal {:.1} us, open {:.1} us", ours.0, ours.1);
+    assert!(ours.0 + ours.1 <= (bare.0 + bare.1) * 1.5);
+}
