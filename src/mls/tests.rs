@@ -812,8 +812,8 @@ fn spec05_12_a_commit_with_a_token_from_the_future_is_good_later() {
     peers.check();
 }
 
-/// OpenMLS compares lifetimes with the system's clock, which all of a test share. So a commit cannot
-/// come before its key package is good here; but it may come after that has ended.
+/// OpenMLS compares lifetimes with the system's clock, which all of a test share. So a commit
+/// cannot come before its key package is good here; but it may come after that has ended.
 #[test]
 fn a_commit_with_a_key_package_that_has_ended_changes_nothing() {
     let now = system_secs();
