@@ -348,8 +348,9 @@ fn spec05_1_a_recorded_conversation_of_the_published_implementation() {
     let (Some((mut joiner, candidate)), Some((mut third, thirds_candidate))) =
         (recorded(&vectors, "joiner"), recorded(&vectors, "third"))
     else {
-        eprintln!("not replayed: the recorded key packages are not valid at the system's time");
-        return;
+        let why = "not replayed: the recorded key packages are not valid at the system's time";
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        return eprintln!("{why}");
     };
     let moderator = vectors["moderator"]["sub"].as_str().unwrap();
     let mut thirds_messages = 0;
@@ -775,6 +776,78 @@ fn spec05_11_12_a_key_package_from_the_future_is_good_later() {
 }
 
 #[test]
+fn spec05_12_a_commit_with_a_token_from_the_future_is_good_later() {
+    let mut peers = Peers::new(3);
+    let from = peers.moderator();
+    // The moderator's token is old enough for a new one to be made.
+    peers.later(Duration::from_secs(61));
+    // The clock of one member is behind, by half a minute; all others are right.
+    let behind = peers.0[1].now;
+    peers.later(Duration::from_secs(30));
+    let mut late = Peer::new("late");
+    late.now = peers.0[0].now;
+    let candidate = late.candidate();
+    let added = peers.0[0].add(&candidate).unwrap();
+    late.join(&candidate, &added.welcome.unwrap(), &from).unwrap();
+    // The token of a newcomer, and a new one of the moderator.
+    let commits = [added.commit, peers.0[0].refresh()];
+    late.process(&commits[1], &from).unwrap();
+    for commit in commits {
+        peers.0[2].process(&commit, &from).unwrap();
+        let (epoch, members) = (peers.0[1].epoch(), peers.0[1].view().members().to_vec());
+        for wait in [30, 10] {
+            peers.0[1].now = behind.after(Duration::from_secs(30 - wait));
+            let error = peers.0[1].process(&commit, &from).unwrap_err();
+            assert_eq!(error, Error::Identity(identity::Error::NotYetValid(wait)));
+            assert_eq!(error.heals_after(), Some(Duration::from_secs(wait)));
+            // The group is as it was.
+            assert_eq!((peers.0[1].epoch(), peers.0[1].view().members()), (epoch, &members[..]));
+        }
+        peers.0[1].now = behind.after(Duration::from_secs(30));
+        peers.0[1].process(&commit, &from).unwrap();
+        assert_eq!(peers.0[1].view().members(), peers.0[2].view().members());
+        assert_eq!(peers.0[1].epoch(), epoch + 1);
+    }
+    peers.0.push(late);
+    peers.check();
+}
+
+/// OpenMLS compares lifetimes with the system's clock, which all of a test share. So a commit
+/// cannot come before its key package is good here; but it may come after that has ended.
+#[test]
+fn a_commit_with_a_key_package_that_has_ended_changes_nothing() {
+    let now = system_secs();
+    let real = |name: &str| Peer { virtual_time: false, now: at(now), ..Peer::new(name) };
+    let mut moderator = real("moderator");
+    moderator.create();
+    let from = moderator.subject();
+    let mut member = real("member");
+    let candidate = member.candidate();
+    let added = moderator.add(&candidate).unwrap();
+    member.join(&candidate, &added.welcome.unwrap(), &from).unwrap();
+    let mut old = Peer::with("old", Fixed::new("old", p256(7), now));
+    old.virtual_time = false;
+    let ends = system_secs() + 2;
+    old.now = at(ends + BACKDATED_SECS - LIFETIME_SECS);
+    let candidate = old.candidate();
+    let added = moderator.add(&candidate).unwrap();
+    while system_secs() <= ends {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (epoch, members) = (member.epoch(), member.view().members().to_vec());
+    let error = member.process(&added.commit, &from).unwrap_err();
+    let said = error.to_string().contains("Lifetime is in the past");
+    assert!(said || matches!(error, Error::Expired(1..)), "{error:?}");
+    assert_eq!(error.heals_after(), None);
+    assert_eq!((member.epoch(), member.view().members()), (epoch, &members[..]));
+    // It is not that the commit is bad: nor does the moderator take in who comes so late.
+    assert!(matches!(moderator.refused(candidate.key_package()), Error::Expired(1..)));
+    // What comes in its stead is taken.
+    let message = member.seal("still here");
+    assert_eq!(moderator.open(&message).unwrap().plaintext, b"still here");
+}
+
+#[test]
 fn only_the_moderator_changes_a_group() {
     let mut peers = Peers::new(3);
     let (from, second) = (peers.moderator(), peers.0[1].subject());
@@ -975,4 +1048,66 @@ fn errors_and_groups_tell_no_secrets() {
         let error = peers.0[0].open(&mutated).unwrap_err().to_string();
         assert!(error.len() < 200 && !error.contains(&*token), "{error}");
     }
+}
+
+/// The same 1 KiB with OpenMLS alone and with [`Group`], in turn. `--ignored`, in a release build.
+#[test]
+#[ignore]
+fn sealing_and_opening_cost_little_more_than_openmls_alone() {
+    fn bare_seal(peer: &mut Peer, plaintext: &[u8], aad: &[u8]) -> Vec<u8> {
+        peer.with_group(|group, cx| {
+            let provider = Provider::new(&group.storage, &mut *cx.entropy);
+            let signer = IdentitySigner(&*cx.provider);
+            group.group.set_aad(aad.to_vec());
+            let message = group.group.create_message(&provider, &signer, plaintext).unwrap();
+            message.to_bytes().unwrap()
+        })
+    }
+
+    fn bare_open(peer: &mut Peer, message: &[u8]) -> Vec<u8> {
+        peer.with_group(|group, cx| {
+            let provider = Provider::new(&group.storage, &mut *cx.entropy);
+            let message = MlsMessageIn::tls_deserialize_exact_bytes(message).unwrap();
+            let message = message.try_into_protocol_message().unwrap();
+            let processed = group.group.process_message(&provider, message).unwrap();
+            match processed.into_content() {
+                ProcessedMessageContent::ApplicationMessage(content) => content.into_bytes(),
+                other => panic!("{other:?}"),
+            }
+        })
+    }
+
+    fn timed<T>(times: &mut Vec<Duration>, act: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = act();
+        times.push(begun.elapsed());
+        done
+    }
+
+    let (plaintext, aad) = ([7; 1024], [8; 400]);
+    let mut pairs = [Peers::new(2), Peers::new(2)];
+    // Sealing and opening, alone and with all that is ours.
+    let mut times: [[Vec<Duration>; 2]; 2] = Default::default();
+    for _ in 0..3000 {
+        let [bare, ours] = &mut pairs;
+        let [bare_times, our_times] = &mut times;
+        let (one, two) = bare.0.split_at_mut(1);
+        let sealed = timed(&mut bare_times[0], || bare_seal(&mut one[0], &plaintext, &aad));
+        let opened = timed(&mut bare_times[1], || bare_open(&mut two[0], &sealed));
+        assert_eq!(opened, plaintext);
+        let (one, two) = ours.0.split_at_mut(1);
+        let sealed = timed(&mut our_times[0], || {
+            one[0].with_group(|group, cx| group.seal(&plaintext, aad.to_vec(), cx)).unwrap()
+        });
+        let opened = timed(&mut our_times[1], || two[0].open(&sealed).unwrap());
+        assert_eq!((&opened.plaintext[..], &opened.aad[..]), (&plaintext[..], &aad[..]));
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2].as_secs_f64() * 1e6
+    };
+    let [bare, ours] = times.map(|[mut seal, mut open]| (median(&mut seal), median(&mut open)));
+    println!("OpenMLS alone: seal {:.1} us, open {:.1} us", bare.0, bare.1);
+    println!("ours: seal {:.1} us, open {:.1} us", ours.0, ours.1);
+    assert!(ours.0 + ours.1 <= (bare.0 + bare.1) * 1.5);
 }

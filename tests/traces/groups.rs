@@ -66,6 +66,17 @@ impl Cast {
         self.sessions[MODERATOR] = Some(key);
     }
 
+    /// A session of the first with this one, which is called so: both ends.
+    fn opens_with(
+        &mut self,
+        at: usize,
+        to: &str,
+        config: SessionConfig,
+    ) -> (SessionKey, SessionKey) {
+        let (alice, process) = (self.apps[MODERATOR], self.apps[at].0);
+        self.world.open(alice, process, to, config)
+    }
+
     fn full(&self, at: usize) -> Name {
         let (process, app) = self.apps[at];
         self.world.name(process, app)
@@ -444,22 +455,47 @@ fn trace_29_two_instances_of_one_service() {
     let names = ["alice", "bob1", "bob2"];
     let services = ["alice", "svc", "svc"].map(|name| format!("org/ns/{name}"));
     let mut cast = Cast::called(&names, &services, None);
+    let alice = cast.apps[MODERATOR].0;
+    // The first takes what goes to the service, and all that follows in the session.
+    let (ours, theirs) = cast.opens_with(1, "org/ns/svc", every(500, 2));
+    for text in ["m0", "m1", "m2"] {
+        let op = cast.world.publish(alice, ours, text);
+        cast.done(0, op);
+    }
+    assert_eq!(cast.world.messages(cast.apps[1].0, theirs), ["m0", "m1", "m2"]);
+    let op = cast.world.close(alice, ours);
+    cast.done(0, op);
+    // The second is called by its full name.
+    let second = cast.full(2).to_string();
+    let (ours, _) = cast.opens_with(2, &second, every(500, 2));
+    let op = cast.world.close(alice, ours);
+    cast.done(0, op);
     cast.open(every(500, 2));
     for at in [1, 2] {
         let op = cast.invite(0, cast.full(at));
         cast.done(0, op);
         cast.accept(at);
     }
-    // Defect 10: the published moderator forgets the first as it invites the second, and welcomes
-    // that into a group of two. Ours tells the first, and welcomes the second into one of three.
-    let in_group = |_: &serde_json::Value, message: &Message| is_group(message);
     let update =
         "GroupUpdate Multicast to=control strings=true fanout=256 ttl=8 token=true mac=32 \
                   sig=true error=None [\"slim-payload-sig\"] update op=0 [\"SR0\"] in [\"SR0\", \
                   \"SR0\", \"SR0\"] mls=";
-    cast.compare_part("29-two-instances", in_group, |link, lines| {
-        let welcome = lines.iter().rposition(|line| line.starts_with("GroupWelcome "));
-        let ack = lines.iter().find(|line| line.starts_with("GroupAck ")).cloned();
+    cast.compare("29-two-instances", |link, lines| {
+        // Defect 14: the published GROUP_CLOSE of the first session goes to the name without id, so
+        // that both hear it. Ours goes to the first alone.
+        let close =
+            lines.iter().position(|line| line.starts_with("GroupClose PointToPoint to=any "));
+        if let Some(at) = close {
+            match link {
+                "node->bob2" => drop(lines.remove(at)),
+                _ => lines[at] = lines[at].replace("to=any", "to=full"),
+            }
+        }
+        // Defect 10: the published moderator forgets the first as it invites the second, and
+        // welcomes that into a group of two. Ours tells the first, and welcomes the second into one
+        // of three.
+        let welcome = lines.iter().rposition(|line| line.starts_with("GroupWelcome Multicast "));
+        let ack = lines.iter().find(|line| line.starts_with("GroupAck Multicast ")).cloned();
         match (link, welcome) {
             ("alice->node", Some(at)) => {
                 lines[at] = lines[at].replace("[\"SR0\", ", "[\"SR0\", \"SR0\", ");
@@ -529,11 +565,12 @@ fn trace_36_members_that_do_not_send_or_not_receive() {
 #[test]
 fn trace_42_heartbeats_of_idle_sessions() {
     let mut cast = Cast::new(&["alice", "bob"]);
+    cast.opens_with(1, "org/ns/bob", sealed(every(500, 3)));
     cast.open(sealed(every(500, 3)));
     cast.invites(1);
     cast.pause(22_000);
-    let in_group = |_: &serde_json::Value, message: &Message| is_group(message);
-    cast.compare_part("42-heartbeats", in_group, |_, _| {});
+    // Both sessions, in the order in which they speak on each link.
+    cast.compare("42-heartbeats", |_, _| {});
 }
 
 #[test]

@@ -145,21 +145,58 @@ fn spec03_30_a_changed_header_is_noticed_as_often_as_it_is_compared() {
             payload.payload_type = "image/png".to_owned();
         }),
     ];
+    let is_taken = |percent: u32, change: fn(&mut Message)| {
+        let mut pair = Pair::sealed();
+        pair.mls = Some(Mls { header_check: percent });
+        let (ours, _) = pair.open(true);
+        pair.publish(0, ours, "first");
+        pair.copies = Box::new(|_, message| usize::from(kind(message) != T::Msg));
+        pair.publish(0, ours, "second");
+        let mut message = pair.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().1.clone();
+        change(&mut message);
+        let acks = pair.count(1, T::MsgAck);
+        pair.inject(1, message);
+        pair.count(1, T::MsgAck) > acks
+    };
     for (what, change) in changes {
         for percent in [100, 0] {
-            let mut pair = Pair::sealed();
-            pair.mls = Some(Mls { header_check: percent });
-            let (ours, _) = pair.open(true);
-            pair.publish(0, ours, "first");
-            pair.copies = Box::new(|_, message| usize::from(kind(message) != T::Msg));
-            pair.publish(0, ours, "second");
-            let mut message = pair.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().1.clone();
-            change(&mut message);
-            let acks = pair.count(1, T::MsgAck);
-            pair.inject(1, message);
-            let taken = pair.count(1, T::MsgAck) > acks;
-            assert_eq!(taken, percent == 0, "{what} at {percent}");
+            assert_eq!(is_taken(percent, change), percent == 0, "{what} at {percent}");
         }
+    }
+    // These two say whose message it is; with others it is none of this session.
+    let others: [Damage; 2] = [
+        ("type of session", |m| {
+            let session = publish_of(m).session.as_mut().unwrap();
+            session.session_type = SessionType::Multicast as i32;
+        }),
+        ("session", |m| publish_of(m).session.as_mut().unwrap().session_id ^= 1),
+    ];
+    for (what, change) in others {
+        for percent in [100, 0] {
+            assert!(!is_taken(percent, change), "{what} at {percent}");
+        }
+    }
+}
+
+#[test]
+fn spec03_30_a_changed_source_is_noticed_where_headers_are_compared() {
+    for (binding, percent) in
+        [(Binding::Off, 100), (Binding::Off, 0), (Binding::Enforce, 100), (Binding::Enforce, 0)]
+    {
+        let names = ["o/n/ann", "o/n/bob", "o/n/cid"];
+        let mut crowd = Crowd::sealed_with(&names, &crate::protocol_version(), binding);
+        crowd.mls = Some(Mls { header_check: percent });
+        crowd.open(true);
+        assert_eq!((crowd.invite(1), crowd.invite(2)), (Ok(()), Ok(())));
+        crowd.copies = Box::new(|_, _, m| usize::from(kind(m) != T::Msg));
+        crowd.publish(1, "I am Bob");
+        let (_, mut message) = crowd.sent.iter().rfind(|(_, m)| kind(m) == T::Msg).unwrap().clone();
+        header(&mut message).source = Some(crowd.names[2].to_wire());
+        crowd.with(0, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+        // Where names are not checked either, nothing stands against it but the comparison.
+        let taken = !crowd.seen[0].messages.is_empty();
+        let wanted = binding == Binding::Off && percent == 0;
+        assert_eq!(taken, wanted, "{binding:?} at {percent}");
     }
 }
 

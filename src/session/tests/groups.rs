@@ -46,7 +46,7 @@ pub(super) struct Crowd {
 
 impl Crowd {
     pub(super) fn new(names: &[&str]) -> Crowd {
-        Crowd::with_identities(names, &crate::protocol_version(), |name, at| {
+        Crowd::with_identities(names, &crate::protocol_version(), Binding::Enforce, |name, at| {
             (Box::new(TestIdentity(format!("{name}_{at}"))), Box::new(TestVerifier))
         })
     }
@@ -58,8 +58,13 @@ impl Crowd {
 
     /// The same, whose moderator is of this version.
     pub(super) fn sealed_by(names: &[&str], version: &str) -> Crowd {
+        Crowd::sealed_with(names, version, Binding::Enforce)
+    }
+
+    /// The same, who check so whether names belong to identities.
+    pub(super) fn sealed_with(names: &[&str], version: &str, binding: Binding) -> Crowd {
         let identity = |name: &str, at: usize| real_identity(name, at as u64);
-        let mut crowd = Crowd::with_identities(names, version, identity);
+        let mut crowd = Crowd::with_identities(names, version, binding, identity);
         crowd.mls = Some(Mls::default());
         crowd
     }
@@ -67,6 +72,7 @@ impl Crowd {
     fn with_identities(
         names: &[&str],
         moderator: &str,
+        binding: Binding,
         identity: impl Fn(&str, usize) -> (Box<dyn Provider>, Box<dyn Verifier>),
     ) -> Crowd {
         let start = Now { mono: Instant::now(), unix: Duration::from_secs(1_800_000_000) };
@@ -77,7 +83,7 @@ impl Crowd {
             let id = AppId(at as u64);
             let ours = crate::protocol_version();
             let version = if at == MODERATOR { moderator } else { &ours };
-            let mut app = App::new(id, &parsed, version, provider, verifier, Binding::Enforce);
+            let mut app = App::new(id, &parsed, version, provider, verifier, binding);
             app.set_virtual_time();
             apps.push(app);
         }
