@@ -195,6 +195,9 @@ pub(super) fn message<S: fmt::Display>(error: ProcessMessageError<S>) -> Error {
         ProcessMessageError::InvalidCommit(StageCommitError::LeafNodeValidation(error)) => {
             leaf(&error)
         }
+        ProcessMessageError::ValidationError(ValidationError::KeyPackageVerifyError(error)) => {
+            key_package(error)
+        }
         ProcessMessageError::ValidationError(ValidationError::UnableToDecrypt(
             MessageDecryptionError::SecretTreeError(error),
         )) => match error {
