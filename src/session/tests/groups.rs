@@ -1166,10 +1166,18 @@ fn closing_is_bounded_where_half_of_fifty_are_dead() {
     }
     crowd.copies = Box::new(|from, to, _| usize::from(from % 2 == 0 && to % 2 == 0));
     let begun = crowd.now.mono;
+    // The dead never acknowledge this one.
+    let publish = crowd.publish(MODERATOR, "last words");
+    assert!(!crowd.done.contains_key(&publish), "it is pending");
     let result = crowd.close(MODERATOR);
     let Err(Error::Undelivered(text)) = result else { panic!("{result:?}") };
     assert!(text.contains("o/n/app49") && !text.contains("o/n/app48/"), "{text}");
-    assert!(crowd.now.mono - begun <= 5 * T);
+    let Err(Error::Undelivered(text)) = &crowd.done[&publish].1 else {
+        panic!("{:?}", crowd.done[&publish])
+    };
+    assert!(text.contains("o/n/app49") && !text.contains("o/n/app48/"), "{text}");
+    // The tries of the message, and then those of the close.
+    assert!(crowd.now.mono - begun <= (4 + 4 + 1) * T);
     assert!(crowd.apps[0].is_idle());
     assert!((2..51).step_by(2).all(|at| crowd.sessions[at].is_none()));
 }
