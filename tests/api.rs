@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use slim::api::{
@@ -11,6 +12,7 @@ use slim::api::{
 use slim::config::{ClientConfig, NodeConfig, ServerConfig};
 use slim::error::Error;
 use slim::limits;
+use slim::node::Stats;
 
 const SECRET: &str = "a secret of at least 32 characters";
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
@@ -398,4 +400,122 @@ fn an_idle_node_is_small() {
     let resident = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kib <= 8 * 1024, "an idle node has {kib} KiB");
+}
+
+/// What a node holds, without what is counted since the beginning.
+fn held(node: &Node) -> Stats {
+    Stats { dropped: 0, unreadable: 0, ..node.stats().unwrap().0 }
+}
+
+/// These hold what they held, sooner or later.
+fn hold_again(nodes: &[&Node], before: &[Stats]) {
+    let until = Instant::now() + PATIENCE.unwrap();
+    loop {
+        let found: Vec<Stats> = nodes.iter().map(|node| held(node)).collect();
+        if found == before {
+            return;
+        }
+        assert!(Instant::now() < until, "{found:?}, before {before:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Publishes so many numbers as fast as there is room; what became of each, and how long it took.
+fn burst(session: &Session, count: usize) -> Vec<(Result<(), Error>, Duration)> {
+    let mut waiting = std::collections::VecDeque::new();
+    let mut ended = Vec::new();
+    let mut end = |(begun, op): (Instant, slim::api::Op)| {
+        let result = op.wait(Some(Duration::from_secs(60)));
+        ended.push((result, begun.elapsed()));
+    };
+    for n in 0..count {
+        let text = n.to_string();
+        let op = loop {
+            match session.publish_start(text.as_bytes(), &PublishOptions::default()) {
+                Ok(op) => break op,
+                // There is room again when the first has ended.
+                Err(Error::Limit(_)) => end(waiting.pop_front().expect("room for one")),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        waiting.push_back((Instant::now(), op));
+    }
+    waiting.into_iter().for_each(&mut end);
+    ended
+}
+
+/// A burst to any instance of a service: each message arrives once, at one of two receivers. Where
+/// nobody is any more, all are undelivered in time. Nothing is left at any node, each time.
+#[test]
+fn a_burst_to_any_instance_arrives_once_or_is_undelivered_and_leaves_nothing() {
+    const COUNT: usize = 1000;
+    let anycast = |interval, max_retries| SessionOptions {
+        anycast: true,
+        reliable: Some(Retry { interval, max_retries }),
+        ..SessionOptions::default()
+    };
+    let (server, endpoint) = server();
+    let (node, client) = peer("org/ns/client", &endpoint);
+    let alone = [&server, &node].map(held);
+    let receivers = [(); 2].map(|()| peer("org/ns/service", &endpoint));
+    let [(first, _), (second, _)] = &receivers;
+    let nodes = [&server, &node, first, second];
+    let before = nodes.map(held);
+
+    let (tell, told) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for (at, (_, app)) in receivers.iter().enumerate() {
+            let tell = tell.clone();
+            scope.spawn(move || {
+                let number = |message: Message| -> usize {
+                    String::from_utf8(message.payload.to_vec()).unwrap().parse().unwrap()
+                };
+                let mut sessions = Vec::new();
+                while let Ok(session) = app.accept(false, None) {
+                    tell.send((at, number(message(&session)))).unwrap();
+                    sessions.push(session);
+                }
+                // Whatever came after the first message of a session.
+                for session in sessions {
+                    while let Ok(Item::Message(message)) = session.receive(Some(Duration::ZERO)) {
+                        tell.send((at, number(*message))).unwrap();
+                    }
+                }
+            });
+        }
+        let session = client.open(&anycast(Duration::from_secs(1), 60), "org/ns/service", PATIENCE);
+        let session = session.unwrap();
+        let begun = Instant::now();
+        let ended = burst(&session, COUNT);
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+        let failed = ended.iter().find(|(result, _)| result.is_err());
+        assert!(failed.is_none(), "{failed:?}");
+        session.close(PATIENCE).unwrap();
+        hold_again(&nodes, &before);
+        first.stop();
+        second.stop();
+    });
+    drop(tell);
+    let mut got: Vec<(usize, usize)> = told.iter().collect();
+    for at in [0, 1] {
+        let its = got.iter().filter(|(receiver, _)| *receiver == at).count();
+        assert!(its >= COUNT / 4, "receiver {at} got {its}");
+    }
+    got.sort_by_key(|(_, number)| *number);
+    let numbers: Vec<usize> = got.into_iter().map(|(_, number)| number).collect();
+    assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>(), "each once");
+
+    drop(receivers);
+    hold_again(&[&server, &node], &alone);
+    let options = anycast(Duration::from_millis(50), 3);
+    let whole = options.reliable.unwrap().total();
+    let session = client.open(&options, "org/ns/service", PATIENCE).unwrap();
+    for (n, (result, took)) in burst(&session, COUNT).into_iter().enumerate() {
+        let undelivered =
+            matches!(&result, Err(Error::Undelivered(text)) if text.contains("org/ns/service"));
+        assert!(undelivered, "{n}: {result:?}");
+        assert!(took < whole + Duration::from_secs(2), "{n} took {took:?}");
+    }
+    session.close(PATIENCE).unwrap();
+    hold_again(&[&server, &node], &alone);
 }

@@ -183,7 +183,7 @@ fn many_members_cost_no_more_than_they_must() {
     let answer = message(&sessions[1]);
     assert!(answer.is_reply && answer.payload == "hi");
 
-    // Half of them die: the end is told in time.
+    // Half of them are dropped, which leaves the group in order: the others are told of the end in time.
     let mut peers = peers;
     for _ in 0..members / 2 {
         let (node, app) = peers.pop().unwrap();

@@ -648,6 +648,65 @@ fn defect_10_two_instances_of_one_service_are_two_members() {
     group.agree(&[0, 3, 4]);
 }
 
+/// Two instances of one service: by its name alone one of them is invited, whichever the node picks,
+/// and not the other. The other one comes by its full name: into the same group, or, as a published
+/// moderator has one member of a name, into another one.
+fn the_name_alone_invites_one(moderator: Who, participants: Who) {
+    let _turn = Turn::take();
+    let node = Node::start(Ours, "");
+    let setting = Setting { reply: false, ..Setting::new(&node) };
+    let waiting = [(); 2].map(|()| setting.participant(participants, "org/ns/p1"));
+    let mut members = vec![setting.moderator(moderator, "org/ns/mod", &["org/ns/p1"])];
+    members.extend(waiting);
+    let mut group = Group { members };
+    let found = group.members[0].participants();
+    assert_eq!(found.len(), 2, "{found:?}");
+    let is_in = |at: &usize| found.contains(&format!("{} online", group.members[*at].full));
+    let came: Vec<usize> = [1, 2].into_iter().filter(is_in).collect();
+    let [first] = came[..] else { panic!("{came:?} of {found:?}") };
+    let second = 3 - first;
+    group.agree(&[0, first]);
+    group.say(&[0, first], "one");
+    let sessions = |group: &Group| group.members[second].process.count("! session ");
+    assert_eq!(sessions(&group), 0, "it was not invited");
+
+    let name = group.members[second].full.clone();
+    let members = match moderator {
+        Ours => {
+            group.members[0].tell(&format!("invite {name}"), &format!("invited {name}"));
+            vec![0, 1, 2]
+        }
+        Wheel => {
+            group.members.push(setting.moderator(moderator, "org/ns/other", &[&name]));
+            group.agree(&[0, first]);
+            vec![3, second]
+        }
+    };
+    group.agree(&members);
+    group.say(&members, "two");
+    assert_eq!(sessions(&group), 1);
+    let talks: [(&str, &[usize]); 2] = [("one", &[0, first]), ("two", &members)];
+    for (text, talked) in talks {
+        for (at, from) in
+            (0..group.members.len()).flat_map(|at| talked.iter().map(move |n| (at, n)))
+        {
+            let line = format!("{} > {text} from {from}", group.members[*from].name);
+            let expected = usize::from(talked.contains(&at) && at != *from);
+            assert_eq!(group.members[at].got(&line), expected, "{line}, to {at}");
+        }
+    }
+}
+
+#[test]
+fn spec03_19_a_published_moderator_invites_one_of_two_of_ours_by_the_name_alone() {
+    the_name_alone_invites_one(Wheel, Ours);
+}
+
+#[test]
+fn spec03_19_our_moderator_invites_one_of_two_wheels_by_the_name_alone() {
+    the_name_alone_invites_one(Ours, Wheel);
+}
+
 #[test]
 fn spec03_35_in_an_encrypted_group_one_goes_away_and_comes_back() {
     soft_close(Ours, Ours, [Wheel, Ours, Wheel], 1, true);

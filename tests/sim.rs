@@ -11,7 +11,8 @@
 //! 4. Every operation ends within its bound, with one answer.
 //! 5. Room for publishes comes back, all of it.
 //! 6. Once the faults stop, connections, subscriptions and sessions settle within a minute.
-//! 7. Tables hold what they must and no more; after everything is closed, nothing is left.
+//! 7. Tables hold what they must and no more; after all sessions are closed, apps hold nothing, and after
+//!    the end of the nodes nothing is left.
 //! 8. The same seed gives the same bytes on every link.
 //!
 //! Groups have histories of their own, with these promises:

@@ -14,7 +14,7 @@ use slim::session::{
 };
 
 use crate::history::Outcome;
-use crate::network::{roll, App, Network};
+use crate::network::{end, roll, App, Network};
 use crate::world::IN_CLEAR;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,6 +108,8 @@ struct Call {
     sure: bool,
     start: Instant,
     bound: Duration,
+    /// Time in which somebody got none, before it.
+    frozen: Duration,
 }
 
 /// The end of a fault.
@@ -126,8 +128,6 @@ pub struct Groups {
     groups: Vec<Group>,
     calls: Vec<Call>,
     later: Vec<(Instant, Undo)>,
-    /// Time in which somebody got none.
-    frozen: Duration,
     /// A link was silent that may have been ended for its age meanwhile: what was on it may come
     /// after what went another way.
     stale: bool,
@@ -164,7 +164,6 @@ impl Groups {
             groups: Vec::new(),
             calls: Vec::new(),
             later: Vec::new(),
-            frozen: Duration::ZERO,
             stale: false,
             silent: false,
             calm: None,
@@ -467,7 +466,8 @@ impl Groups {
         let (process, _) = self.net.process_mut(self.groups[group].seats[seat].app);
         let start = self.now();
         self.net.world.settle();
-        self.calls.push(Call { process, group, op, what, sure, start, bound });
+        let frozen = self.net.frozen;
+        self.calls.push(Call { process, group, op, what, sure, start, bound, frozen });
     }
 
     /// The moderator invites an app: this very one, or any of its name.
@@ -516,13 +516,14 @@ impl Groups {
         self.call(group, 0, op, what, sure, bound);
     }
 
-    /// Nobody waits for an invitation or a removal any more: it has no answer, or a last one.
+    /// Nobody waits for an invitation or a removal any more: an invitation is taken back, a removal goes
+    /// on, and each has its answer in time.
     fn cancel_any(&mut self) {
         let change = |call: &Call| matches!(call.what, What::Invite { .. } | What::Remove { .. });
         let open: Vec<usize> =
             (0..self.calls.len()).filter(|at| change(&self.calls[*at])).collect();
         let Some(&at) = open.get(self.roll(open.len())) else { return };
-        let Call { group, op, what, .. } = self.calls.remove(at);
+        let Call { group, op, ref what, .. } = self.calls[at];
         self.tell(|| format!("group {group}: cancel {what:?}"));
         let now = self.now();
         self.groups[group].give_up(op, now);
@@ -665,7 +666,7 @@ impl Groups {
             let next = self.later.iter().map(|(at, _)| *at).min().filter(|at| *at < end);
             let step = next.unwrap_or(end).saturating_duration_since(self.now()).min(most);
             let frozen = self.net.world.processes.iter().any(|process| process.paused);
-            self.frozen += if frozen { step } else { Duration::ZERO };
+            self.net.frozen += if frozen { step } else { Duration::ZERO };
             self.net.world.run(step);
             self.absorb();
             let now = self.now();
@@ -949,21 +950,13 @@ impl Groups {
             self.advance(SECOND / 100);
         }
         self.net.check_tables();
-        for at in 0..self.net.world.processes.len() {
-            let now = self.net.world.now;
-            self.net.world.processes[at].node.shut_down(now);
-        }
-        self.net.world.run(10 * SECOND);
-        for process in &self.net.world.processes {
-            let (name, stats) = (&process.name, process.node.stats());
-            assert!(process.node.is_idle(), "{name} still holds something: {stats:?}");
-        }
+        end(&mut self.net.world);
     }
 
     // What programs see.
 
     fn absorb(&mut self) {
-        self.net.absorb(self.frozen);
+        self.net.absorb();
         self.accept();
         for group in 0..self.groups.len() {
             for seat in 0..self.groups[group].seats.len() {
@@ -975,7 +968,7 @@ impl Groups {
                 Some((at, result)) => self.answered(&call, at, result),
                 None => {
                     let waited = self.now() - call.start;
-                    let bound = call.bound + SLACK + self.frozen;
+                    let bound = call.bound + SLACK + self.net.frozen - call.frozen;
                     assert!(waited <= bound, "{:?} has no answer after {waited:?}", call.what);
                     self.calls.push(call);
                 }
@@ -1180,7 +1173,7 @@ impl Groups {
         }
         let end = self.net.world.start() + at;
         let took = end.saturating_duration_since(call.start);
-        let bound = call.bound + SLACK + self.frozen;
+        let bound = call.bound + SLACK + self.net.frozen - call.frozen;
         assert!(took <= bound, "{:?} took {took:?}: {result:?}", call.what);
         let closed = matches!(result, Err(Error::Closed(_)));
         let fine =

@@ -11,6 +11,7 @@ use slim::node::{Stats, Value};
 use slim::router::ConnectionId;
 use slim::session::{AppId, Event, Mls, OpId, Retry, SessionConfig, SessionKey};
 
+use crate::network::end;
 use crate::world::{World, IN_CLEAR};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -106,6 +107,8 @@ struct Call {
     what: What,
     start: Instant,
     bound: Duration,
+    /// Time in which somebody got none, before it.
+    frozen: Duration,
 }
 
 /// The end of a fault.
@@ -528,7 +531,8 @@ impl History {
             let op = self.world.dial_start(from, to, r#", "connection_type": "remote""#, None);
             let start = self.world.now.mono;
             let (what, bound) = (What::Uplink(at), Duration::MAX);
-            self.calls.push(Call { process: from, client: None, op, what, start, bound });
+            let frozen = self.frozen;
+            self.calls.push(Call { process: from, client: None, op, what, start, bound, frozen });
         }
     }
 
@@ -564,8 +568,8 @@ impl History {
     fn call(&mut self, client: usize, op: OpId, what: What, bound: Duration) {
         let Client { process, life, .. } = self.clients[client];
         let start = self.world.now.mono;
-        let client = Some((client, life));
-        self.calls.push(Call { process, client, op, what, start, bound });
+        let (client, frozen) = (Some((client, life)), self.frozen);
+        self.calls.push(Call { process, client, op, what, start, bound, frozen });
     }
 
     /// Opens a session from anybody to anybody.
@@ -933,15 +937,7 @@ impl History {
             self.advance(SECOND);
         }
         assert_eq!(self.sessions(), 0, "sessions that nobody has: {:?}", self.all_stats());
-        for at in 0..self.world.processes.len() {
-            let now = self.world.now;
-            self.world.processes[at].node.shut_down(now);
-        }
-        self.world.run(10 * SECOND);
-        for process in &self.world.processes {
-            let (name, stats) = (&process.name, process.node.stats());
-            assert!(process.node.is_idle(), "{name} still holds something: {stats:?}");
-        }
+        end(&mut self.world);
     }
 
     // What programs see.
@@ -961,7 +957,7 @@ impl History {
                 // Calls on an app that was closed are answered, too; those of the dead are not.
                 None => {
                     let waited = self.world.now.mono - call.start;
-                    let bound = call.bound.saturating_add(SLACK + self.frozen);
+                    let bound = call.bound.saturating_add(SLACK + self.frozen - call.frozen);
                     assert!(waited <= bound, "{:?} has no answer after {waited:?}", call.what);
                     if lives || !self.clients[call.client.unwrap().0].dead {
                         self.calls.push(call);
@@ -1055,7 +1051,7 @@ impl History {
             self.tell(|| format!("{:?}: {result:?} at {at:?}", call.what));
         }
         let took = (self.world.start() + at).saturating_duration_since(call.start);
-        let bound = call.bound.saturating_add(SLACK + self.frozen);
+        let bound = call.bound.saturating_add(SLACK + self.frozen - call.frozen);
         assert!(took <= bound, "{:?} took {took:?}: {result:?}", call.what);
         match call.what {
             What::Connect(client) => {

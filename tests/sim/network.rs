@@ -47,10 +47,35 @@ pub struct Network {
     uplink: (Option<OpId>, Option<ConnectionId>),
     /// What each node has a route for, over this connection to the other one.
     routes: Vec<(Option<ConnectionId>, BTreeSet<Name>)>,
-    /// Subscriptions that have no answer yet.
-    asked: Vec<(usize, OpId, Instant)>,
+    /// Subscriptions that have no answer yet, since when, and the time before in which somebody got
+    /// none.
+    asked: Vec<(usize, OpId, Instant, Duration)>,
+    /// Time in which somebody got none.
+    pub frozen: Duration,
     /// How many links have been broken.
     pub breaks: u32,
+}
+
+/// All sessions are over. Every process ends the connections that it made, and keeps its apps: these hold
+/// nothing any more. Then it ends, and nothing is left.
+pub fn end(world: &mut World) {
+    let now = world.now;
+    for Process { node, .. } in &mut world.processes {
+        let dialled = node.connections().into_iter().filter(|info| info.endpoint.is_some());
+        dialled.for_each(|info| node.disconnect(info.id, now).unwrap());
+    }
+    all_idle(world, "with its apps");
+    let now = world.now;
+    world.processes.iter_mut().for_each(|process| process.node.shut_down(now));
+    all_idle(world, "after its end");
+}
+
+fn all_idle(world: &mut World, what: &str) {
+    world.run(Duration::from_secs(10));
+    for process in &world.processes {
+        let (name, stats) = (&process.name, process.node.stats());
+        assert!(process.node.is_idle(), "{name} still holds something {what}: {stats:?}");
+    }
 }
 
 pub fn roll(dice: &mut SeededEntropy, below: usize) -> usize {
@@ -77,6 +102,7 @@ impl Network {
             uplink: (None, None),
             routes: Vec::new(),
             asked: Vec::new(),
+            frozen: Duration::ZERO,
             breaks: 0,
         };
         network.world.keep_items = true;
@@ -168,7 +194,7 @@ impl Network {
         let node = &mut self.world.processes[process].node;
         node.subscribe(id, full, connection, op, now).unwrap();
         self.world.settle();
-        self.asked.push((process, op, now.mono));
+        self.asked.push((process, op, now.mono, self.frozen));
     }
 
     fn dial(&mut self, host: usize) {
@@ -188,9 +214,8 @@ impl Network {
         }
     }
 
-    /// Takes in what has been answered; nothing may wait longer than it should. `frozen`: time in
-    /// which somebody got none.
-    pub fn absorb(&mut self, frozen: Duration) {
+    /// Takes in what has been answered; nothing may wait longer than it should.
+    pub fn absorb(&mut self) {
         for host in 0..self.hosts.len() {
             let Host { process, dialling: Some(op), .. } = self.hosts[host] else { continue };
             let Some((_, result)) = self.world.processes[process].done.remove(&op) else {
@@ -212,8 +237,9 @@ impl Network {
             }
         }
         let World { processes, now, .. } = &mut self.world;
-        let bound = limits::SUBSCRIPTION_WAIT + Duration::from_secs(2) + frozen;
-        self.asked.retain(|(process, op, start)| {
+        let frozen = self.frozen;
+        self.asked.retain(|(process, op, start, before)| {
+            let bound = limits::SUBSCRIPTION_WAIT + Duration::from_secs(2) + frozen - *before;
             let waits = processes[*process].done.remove(op).is_none();
             assert!(!waits || now.mono - *start <= bound, "a subscription has no answer");
             waits

@@ -105,6 +105,11 @@ fn a_burst_arrives_once_through_a_bounded_number_of_sessions() {
         // Nothing is kept for long.
         service.crowd.run(2 * limits::ANYCAST_IDLE);
         assert_eq!(service.crowd.apps[CLIENT].sessions(), 1);
+        for instance in [1, 2] {
+            assert!(!service.crowd.seen[instance].accepted.is_empty());
+            assert_eq!(service.crowd.apps[instance].sessions(), 0, "of receiver {instance}");
+            assert!(service.crowd.apps[instance].is_idle(), "receiver {instance}");
+        }
     }
 }
 

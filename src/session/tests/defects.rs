@@ -175,23 +175,26 @@ fn defect_14_the_close_goes_to_the_full_name() {
 
 #[test]
 fn defect_15_an_invitation_to_a_session_that_exists_changes_nothing() {
-    let mut pair = Pair::new();
-    let (ours, theirs) = pair.open(true);
-    // From the moderator itself, under a fresh number: a published one may be confused so.
-    let join = recorded(&pair, 0, T::JoinRequest);
-    let before = pair.sent.len();
-    pair.inject(1, again(&join, 4242));
-    assert_eq!(pair.sent.len(), before, "answered");
-    // From somebody else who knows the session's number.
-    let mut foreign = join;
-    let mallory = Name::parse("o/n/mallory").unwrap().with_id(crate::name::app_id("o/n/mallory_x"));
-    header(&mut foreign).source = Some(mallory.to_wire());
-    header(&mut foreign).identity = "test:o/n/mallory_x:1800000000".to_owned();
-    sign_as(&mut foreign, "o/n/mallory_x");
-    pair.inject(1, foreign);
-    assert_eq!(pair.sent.len(), before, "answered");
-    assert_eq!(pair.seen[1].accepted.len(), 1);
-    pair.still_works(ours, theirs);
+    for binding in [Binding::Off, Binding::Warn, Binding::Default, Binding::Enforce] {
+        let mut pair = Pair::with_binding(binding);
+        let (ours, theirs) = pair.open(true);
+        // From the moderator itself, under a fresh number: a published one may be confused so.
+        let join = recorded(&pair, 0, T::JoinRequest);
+        let before = pair.sent.len();
+        pair.inject(1, again(&join, 4242));
+        assert_eq!(pair.sent.len(), before, "{binding:?}: answered");
+        // From somebody else who knows the session's number.
+        let mut foreign = join;
+        let mallory =
+            Name::parse("o/n/mallory").unwrap().with_id(crate::name::app_id("o/n/mallory_x"));
+        header(&mut foreign).source = Some(mallory.to_wire());
+        header(&mut foreign).identity = "test:o/n/mallory_x:1800000000".to_owned();
+        sign_as(&mut foreign, "o/n/mallory_x");
+        pair.inject(1, foreign);
+        assert_eq!(pair.sent.len(), before, "{binding:?}: answered");
+        assert_eq!(pair.seen[1].accepted.len(), 1, "{binding:?}");
+        pair.still_works(ours, theirs);
+    }
 }
 
 #[test]

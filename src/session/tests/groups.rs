@@ -46,7 +46,11 @@ pub(super) struct Crowd {
 
 impl Crowd {
     pub(super) fn new(names: &[&str]) -> Crowd {
-        Crowd::with_identities(names, &crate::protocol_version(), Binding::Enforce, |name, at| {
+        Crowd::with_binding(names, Binding::Enforce)
+    }
+
+    fn with_binding(names: &[&str], binding: Binding) -> Crowd {
+        Crowd::with_identities(names, &crate::protocol_version(), binding, |name, at| {
             (Box::new(TestIdentity(format!("{name}_{at}"))), Box::new(TestVerifier))
         })
     }
@@ -114,14 +118,23 @@ impl Crowd {
 
     /// Four, of whom the first makes a group.
     fn four(reliable: bool) -> Crowd {
-        let mut crowd = Crowd::new(&["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"]);
+        Crowd::four_with_binding(reliable, Binding::Enforce)
+    }
+
+    fn four_with_binding(reliable: bool, binding: Binding) -> Crowd {
+        let names = ["o/n/ann", "o/n/bob", "o/n/cid", "o/n/dan"];
+        let mut crowd = Crowd::with_binding(&names, binding);
         crowd.open(reliable);
         crowd
     }
 
     /// Four who are all in the group.
     fn together(reliable: bool) -> Crowd {
-        let mut crowd = Crowd::four(reliable);
+        Crowd::together_with_binding(reliable, Binding::Enforce)
+    }
+
+    fn together_with_binding(reliable: bool, binding: Binding) -> Crowd {
+        let mut crowd = Crowd::four_with_binding(reliable, binding);
         for at in 1..4 {
             assert_eq!(crowd.invite(at), Ok(()), "{at}");
         }
@@ -1172,10 +1185,18 @@ fn closing_is_bounded_where_half_of_fifty_are_dead() {
     }
     crowd.copies = Box::new(|from, to, _| usize::from(from % 2 == 0 && to % 2 == 0));
     let begun = crowd.now.mono;
+    // The dead never acknowledge this one.
+    let publish = crowd.publish(MODERATOR, "last words");
+    assert!(!crowd.done.contains_key(&publish), "it is pending");
     let result = crowd.close(MODERATOR);
     let Err(Error::Undelivered(text)) = result else { panic!("{result:?}") };
     assert!(text.contains("o/n/app49") && !text.contains("o/n/app48/"), "{text}");
-    assert!(crowd.now.mono - begun <= 5 * T);
+    let Err(Error::Undelivered(text)) = &crowd.done[&publish].1 else {
+        panic!("{:?}", crowd.done[&publish])
+    };
+    assert!(text.contains("o/n/app49") && !text.contains("o/n/app48/"), "{text}");
+    // The tries of the message, and then those of the close.
+    assert!(crowd.now.mono - begun <= (4 + 4 + 1) * T);
     assert!(crowd.apps[0].is_idle());
     assert!((2..51).step_by(2).all(|at| crowd.sessions[at].is_none()));
 }
@@ -1278,23 +1299,61 @@ fn two_instances_of_one_service_are_two_members() {
 
 #[test]
 fn strangers_and_members_cannot_change_who_takes_part() {
-    let mut crowd = Crowd::together(true);
-    // A member says what only the moderator may say: it is signed, and from the wrong one.
-    let template = crowd.sent.iter().find(|(at, m)| *at == 0 && kind(m) == T::GroupUpdate);
-    let mut message = template.unwrap().1.clone();
-    header(&mut message).source = Some(crowd.names[1].to_wire());
-    header(&mut message).identity = "test:o/n/bob_1:1800000000".to_owned();
-    for wanted in [T::GroupUpdate, T::GroupClose, T::GroupWelcome, T::LeaveRequest] {
-        if let Some(MessageType::Publish(publish)) = &mut message.message_type {
-            publish.session.as_mut().unwrap().session_message_type = wanted as i32;
+    // With the binding off, nobody looks at who it is that says so.
+    for binding in [Binding::Warn, Binding::Default, Binding::Enforce] {
+        let mut crowd = Crowd::together_with_binding(true, binding);
+        // A member says what only the moderator may say: it is signed, and from the wrong one.
+        let template = crowd.sent.iter().find(|(at, m)| *at == 0 && kind(m) == T::GroupUpdate);
+        let mut message = template.unwrap().1.clone();
+        header(&mut message).source = Some(crowd.names[1].to_wire());
+        header(&mut message).identity = "test:o/n/bob_1:1800000000".to_owned();
+        for wanted in [T::GroupUpdate, T::GroupClose, T::GroupWelcome, T::LeaveRequest] {
+            if let Some(MessageType::Publish(publish)) = &mut message.message_type {
+                publish.session.as_mut().unwrap().session_message_type = wanted as i32;
+            }
+            sign_as(&mut message, "o/n/bob_1");
+            let before = crowd.sent.len();
+            let forged = message.clone();
+            crowd.with(2, |app, cx| app.handle_message(forged, ConnectionId(9), cx));
+            assert_eq!(crowd.sent.len(), before, "{binding:?}: {wanted:?} was answered");
         }
-        sign_as(&mut message, "o/n/bob_1");
-        let before = crowd.sent.len();
-        let forged = message.clone();
-        crowd.with(2, |app, cx| app.handle_message(forged, ConnectionId(9), cx));
-        assert_eq!(crowd.sent.len(), before, "{wanted:?} was answered");
+        crowd.agree(&[0, 1, 2, 3], "nothing changed");
     }
-    crowd.agree(&[0, 1, 2, 3], "nothing changed");
+}
+
+/// The invitation that a member took, under a fresh number: from the moderator (a published one may be
+/// confused so), from another member, and from somebody else who knows the session's number.
+#[test]
+fn defect_15_an_invitation_to_a_group_that_one_is_in_changes_nothing() {
+    for binding in [Binding::Off, Binding::Warn, Binding::Default, Binding::Enforce] {
+        let mut crowd = Crowd::together_with_binding(true, binding);
+        let mallory = Name::parse("o/n/mallory").unwrap();
+        let mallory = mallory.with_id(crate::name::app_id("o/n/mallory_x"));
+        let (ann, bob, cid) = (&crowd.names[0], &crowd.names[1], &crowd.names[2]);
+        let senders = [(ann, "o/n/ann_0"), (bob, "o/n/bob_1"), (&mallory, "o/n/mallory_x")];
+        let to_cid = |(at, m): &&(usize, Message)| {
+            *at == 0 && kind(m) == T::JoinRequest && destination(m) == *cid
+        };
+        let join = crowd.sent.iter().find(to_cid).expect("an invitation").1.clone();
+        let forge = |(n, (from, subject)): (usize, (&Name, &str))| {
+            let mut message = join.clone();
+            header(&mut message).source = Some(from.to_wire());
+            header(&mut message).identity = format!("test:{subject}:1800000000");
+            let Some(MessageType::Publish(publish)) = &mut message.message_type else { panic!() };
+            publish.session.as_mut().unwrap().message_id = 4242 + n as u32;
+            sign_as(&mut message, subject);
+            (subject.to_owned(), message)
+        };
+        let forged: Vec<_> = senders.into_iter().enumerate().map(forge).collect();
+        for (subject, message) in forged {
+            let before = crowd.sent.len();
+            crowd.with(2, |app, cx| app.handle_message(message, ConnectionId(9), cx));
+            assert_eq!(crowd.sent.len(), before, "{binding:?}: {subject} was answered");
+        }
+        assert_eq!(crowd.seen[2].accepted.len(), 1, "{binding:?}");
+        crowd.agree(&[0, 1, 2, 3], "nothing changed");
+        crowd.talk(&[0, 1, 2, 3], &format!("{binding:?}"));
+    }
 }
 
 #[test]
