@@ -4,6 +4,7 @@
 #[path = "interop/support.rs"]
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -875,6 +876,16 @@ fn spec05_7_messages_cross_the_commits_of_a_wheel() {
 struct Aged {
     identity: SharedSecret,
     age: Duration,
+    /// From now on they are not.
+    young: Arc<AtomicBool>,
+}
+
+impl Aged {
+    /// An hour old but for the rest.
+    fn new(name: &str) -> Aged {
+        let age = Duration::from_secs(3600) - rest();
+        Aged { identity: identity(name), age, young: Arc::default() }
+    }
 }
 
 impl Provider for Aged {
@@ -889,7 +900,8 @@ impl Provider for Aged {
     fn token(&mut self, now: Now, entropy: &mut dyn Entropy) -> Result<Arc<str>, identity::Error> {
         // One of another time, lest the last one is given out again.
         self.identity.token(Now { unix: Duration::ZERO, ..now }, entropy)?;
-        self.identity.token(Now { unix: now.unix - self.age, ..now }, entropy)
+        let age = if self.young.load(Ordering::Relaxed) { Duration::ZERO } else { self.age };
+        self.identity.token(Now { unix: now.unix - age, ..now }, entropy)
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, identity::Error> {
@@ -923,10 +935,8 @@ impl Verifier for Believing {
 /// Whoever takes its own token for one that lives for ever does not renew its place: this one stands
 /// for a published member that has been in a group for an hour but for the rest.
 fn never_renewed(name: &str, node: &Node) -> (api::Node, App) {
-    let age = Duration::from_secs(3600) - rest();
-    let aged = Aged { identity: identity(name), age };
-    let believing = Believing(verifier());
-    let (here, app, _) = connected_app_with(name, node, Box::new(aged), Box::new(believing));
+    let believing = Box::new(Believing(verifier()));
+    let (here, app, _) = connected_app_with(name, node, Box::new(Aged::new(name)), believing);
     (here, app)
 }
 
@@ -940,8 +950,7 @@ fn long_past() -> Duration {
 
 /// An app in this process whose tokens are an hour old but for the rest.
 fn aged(name: &str, node: &Node) -> (api::Node, App) {
-    let age = Duration::from_secs(3600) - rest();
-    app(name, node, Box::new(Aged { identity: identity(name), age }))
+    app(name, node, Box::new(Aged::new(name)))
 }
 
 fn sealed(kind: Kind) -> SessionOptions {
@@ -1023,7 +1032,9 @@ fn an_hour_under_a_published_moderator() {
 /// Our side of a session with a published peer, whoever opened it.
 fn an_hour_between_two(initiator: Who) {
     let node = Node::start(Ours, "enforce");
-    let (_a, ann) = aged("org/ns/ann", &node);
+    let identity = Aged::new("org/ns/ann");
+    let young = Arc::clone(&identity.young);
+    let (_a, ann) = app("org/ns/ann", &node, Box::new(identity));
     let endpoint = node.endpoint();
     let mut command = wheel(if initiator == Ours { "echo" } else { "send" });
     command.args(["--local", "org/ns/peer", "--slim", &endpoint, "--seconds", "300", "--mls"]);
@@ -1058,6 +1069,9 @@ fn an_hour_between_two(initiator: Who) {
         Wheel => {
             let session = ann.accept(true, Some(PATIENCE)).unwrap();
             let begun = Instant::now();
+            // A published initiator renews a place once only, so that it matters how old its new
+            // token is.
+            young.store(true, Ordering::Relaxed);
             for _ in 0..count {
                 heard(&session, "hello");
                 say(&session, "and to you").unwrap();
@@ -1071,6 +1085,38 @@ fn an_hour_between_two(initiator: Who) {
     assert!(begun.elapsed() > long_past(), "{:?}", begun.elapsed());
 }
 
+/// A session that a published peer opened, until the token with which ours renewed its place has
+/// expired as well: that peer does not answer a second request.
+fn twice_under_a_published_initiator() {
+    let node = Node::start(Ours, "enforce");
+    let (_a, ann) = aged("org/ns/ann", &node);
+    let endpoint = node.endpoint();
+    let mut command = wheel("send");
+    command.args(["--local", "org/ns/peer", "--slim", &endpoint, "--mls", "--remote"]);
+    command.args(["org/ns/ann", "--count", "2", "--every", "280"]);
+    let peer = Process::start("peer", command.env("SLIM_IDENTITY_BINDING", "enforce"));
+    let session = ann.accept(true, Some(PATIENCE)).unwrap();
+    let begun = Instant::now();
+    let mut last = Duration::ZERO;
+    let refused = loop {
+        if let Err(error) = say(&session, "still here") {
+            break error;
+        }
+        last = begun.elapsed();
+        assert!(last < 2 * rest(), "{last:?}, {}", peer.output());
+        thread::sleep(Duration::from_secs(1));
+    };
+    assert!(matches!(refused, Error::Undelivered(_)), "{refused:?}");
+    assert!(last > rest() * 5 / 4, "{last:?}");
+    loop {
+        match session.receive(Some(PATIENCE)) {
+            Ok(Item::Event(Event::EncryptionLost(why))) if why.contains("request for") => break,
+            Ok(_) => {}
+            Err(error) => panic!("not told: {error}"),
+        }
+    }
+}
+
 /// Tokens that are almost an hour old when their owners join.
 #[test]
 fn spec05_16_after_an_hour() {
@@ -1079,6 +1125,7 @@ fn spec05_16_after_an_hour() {
         Box::new(an_hour_under_a_published_moderator),
         Box::new(|| an_hour_between_two(Ours)),
         Box::new(|| an_hour_between_two(Wheel)),
+        Box::new(twice_under_a_published_initiator),
     ]);
 }
 
