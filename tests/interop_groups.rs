@@ -4,19 +4,20 @@
 #[path = "interop/support.rs"]
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use slim::api::{self, App, Event, Item, Kind, Mls, PublishOptions, SessionOptions};
+use slim::api::{self, App, Event, Item, Kind, Mls, PublishOptions, Retry, SessionOptions};
 use slim::clock::Now;
 use slim::entropy::Entropy;
 use slim::error::Error;
-use slim::identity::{self, Provider, SharedSecret};
+use slim::identity::{self, Claims, Provider, SharedSecret, SharedSecretVerifier, Verifier};
 use support::Who::{Ours, Wheel};
 use support::{
-    app, connected_app, heard, identity, is_over, next_message, say, slim, wheel, Node, Process,
-    Turn, Who, PATIENCE, SECRET,
+    app, connected_app, connected_app_with, heard, identity, is_over, next_message, say, slim,
+    verifier, wheel, Node, Process, Turn, Who, PATIENCE, SECRET,
 };
 
 const ROOM: &str = "org/ns/room";
@@ -934,6 +935,16 @@ fn spec05_7_messages_cross_the_commits_of_a_wheel() {
 struct Aged {
     identity: SharedSecret,
     age: Duration,
+    /// From now on they are not.
+    young: Arc<AtomicBool>,
+}
+
+impl Aged {
+    /// An hour old but for the rest.
+    fn new(name: &str) -> Aged {
+        let age = Duration::from_secs(3600) - rest();
+        Aged { identity: identity(name), age, young: Arc::default() }
+    }
 }
 
 impl Provider for Aged {
@@ -948,7 +959,8 @@ impl Provider for Aged {
     fn token(&mut self, now: Now, entropy: &mut dyn Entropy) -> Result<Arc<str>, identity::Error> {
         // One of another time, lest the last one is given out again.
         self.identity.token(Now { unix: Duration::ZERO, ..now }, entropy)?;
-        self.identity.token(Now { unix: now.unix - self.age, ..now }, entropy)
+        let age = if self.young.load(Ordering::Relaxed) { Duration::ZERO } else { self.age };
+        self.identity.token(Now { unix: now.unix - age, ..now }, entropy)
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, identity::Error> {
@@ -965,10 +977,39 @@ fn rest() -> Duration {
     }
 }
 
+/// One who takes every token for one that lives for ever.
+struct Believing(SharedSecretVerifier);
+
+impl Verifier for Believing {
+    fn verify(&mut self, token: &str, now: Now) -> Result<Claims, identity::Error> {
+        self.verify_once_valid(token, now)
+    }
+
+    fn verify_once_valid(&mut self, token: &str, now: Now) -> Result<Claims, identity::Error> {
+        let claims = self.0.verify_once_valid(token, now)?;
+        Ok(Claims { expires: Duration::from_secs(u64::MAX), ..claims })
+    }
+}
+
+/// Whoever takes its own token for one that lives for ever does not renew its place: this one stands
+/// for a published member that has been in a group for an hour but for the rest.
+fn never_renewed(name: &str, node: &Node) -> (api::Node, App) {
+    let believing = Box::new(Believing(verifier()));
+    let (here, app, _) = connected_app_with(name, node, Box::new(Aged::new(name)), believing);
+    (here, app)
+}
+
+/// When such a token has been too old for a while: at 3,610 seconds, and with `SLIM_SOAK` at 3,705.
+fn long_past() -> Duration {
+    match std::env::var_os("SLIM_SOAK") {
+        Some(_) => rest() * 2 + Duration::from_secs(5),
+        None => rest() * 3 / 2,
+    }
+}
+
 /// An app in this process whose tokens are an hour old but for the rest.
 fn aged(name: &str, node: &Node) -> (api::Node, App) {
-    let age = Duration::from_secs(3600) - rest();
-    app(name, node, Box::new(Aged { identity: identity(name), age }))
+    app(name, node, Box::new(Aged::new(name)))
 }
 
 fn sealed(kind: Kind) -> SessionOptions {
@@ -983,12 +1024,12 @@ fn an_hour_under_our_moderator() {
         ["org/ns/w1", "org/ns/w2"].iter().map(|name| setting.participant(Wheel, name)).collect();
     let (_b, bob) = aged("org/ns/bob", &node);
     let (_a, ann) = aged("org/ns/ann", &node);
-    let begun = Instant::now();
     let ours = ann.open(&sealed(Kind::Group), ROOM, Some(PATIENCE)).unwrap();
     for name in ["org/ns/w1", "org/ns/bob"] {
         ours.invite(name, Some(PATIENCE)).unwrap();
     }
     let theirs = bob.accept(true, Some(PATIENCE)).unwrap();
+    let begun = Instant::now();
     let talk = |wheels: &mut [Member], text: &str, others: &[usize]| {
         say(&ours, &format!("{text} of ann")).unwrap();
         say(&theirs, &format!("{text} of bob")).unwrap();
@@ -1006,7 +1047,7 @@ fn an_hour_under_our_moderator() {
     talk(&mut wheels, "young", &[0]);
     // Until the tokens that all came in with are long past.
     let mut said = 0;
-    while begun.elapsed() < rest() * 3 / 2 {
+    while begun.elapsed() < long_past() {
         talk(&mut wheels, &format!("{said} on the way"), &[0]);
         said += 1;
         thread::sleep(rest() / 10);
@@ -1050,57 +1091,242 @@ fn an_hour_under_a_published_moderator() {
 /// Our side of a session with a published peer, whoever opened it.
 fn an_hour_between_two(initiator: Who) {
     let node = Node::start(Ours, "enforce");
-    let (_a, ann) = aged("org/ns/ann", &node);
+    let identity = Aged::new("org/ns/ann");
+    let young = Arc::clone(&identity.young);
+    let (_a, ann) = app("org/ns/ann", &node, Box::new(identity));
     let endpoint = node.endpoint();
     let mut command = wheel(if initiator == Ours { "echo" } else { "send" });
     command.args(["--local", "org/ns/peer", "--slim", &endpoint, "--seconds", "300", "--mls"]);
     command.env("SLIM_IDENTITY_BINDING", "enforce");
-    let every = (rest().as_secs() / 10).to_string();
+    let every = rest() / 10;
+    // One at once, and one more than it takes.
+    let count = long_past().as_secs() / every.as_secs() + 2;
+    let (times, seconds) = (count.to_string(), every.as_secs().to_string());
     match initiator {
         Ours => command.arg("--reply"),
         Wheel => {
-            command.args(["--remote", "org/ns/ann", "--reply", "--count", "15", "--every", &every])
+            command.args(["--remote", "org/ns/ann", "--reply"]);
+            command.args(["--count", &times, "--every", &seconds])
         }
     };
     let mut peer = Process::start("peer", &mut command);
     peer.wait_for("ready", |line| line.contains("ready"));
-    let begun = Instant::now();
-    match initiator {
+    let begun = match initiator {
         Ours => {
             let session = ann.open(&sealed(Kind::PointToPoint), "org/ns/peer", Some(PATIENCE));
             let session = session.unwrap();
+            let begun = Instant::now();
             let mut said = 0;
-            while begun.elapsed() < rest() * 3 / 2 {
+            while begun.elapsed() < long_past() {
                 say(&session, &format!("{said}")).unwrap();
                 heard(&session, &format!("{said} from upstream"));
                 said += 1;
-                thread::sleep(rest() / 10);
+                thread::sleep(every);
             }
+            begun
         }
         Wheel => {
             let session = ann.accept(true, Some(PATIENCE)).unwrap();
-            for _ in 0..15 {
+            let begun = Instant::now();
+            // A published initiator renews a place once only, so that it matters how old its new
+            // token is.
+            young.store(true, Ordering::Relaxed);
+            for _ in 0..count {
                 heard(&session, "hello");
                 say(&session, "and to you").unwrap();
             }
             peer.expect_success();
-            assert!(peer.output().contains("\"replies\": 15"), "{}", peer.output());
+            let replies = format!("\"replies\": {count}");
+            assert!(peer.output().contains(&replies), "{}", peer.output());
+            begun
         }
-    }
-    assert!(begun.elapsed() > rest() * 4 / 3, "{:?}", begun.elapsed());
+    };
+    assert!(begun.elapsed() > long_past(), "{:?}", begun.elapsed());
 }
 
-/// Tokens that are almost an hour old when their owners join (with `SLIM_SOAK`, 3,500 seconds).
-/// What is waited for overlaps.
+/// A session that a published peer opened, until the token with which ours renewed its place has
+/// expired as well: that peer does not answer a second request.
+fn twice_under_a_published_initiator() {
+    let node = Node::start(Ours, "enforce");
+    let (_a, ann) = aged("org/ns/ann", &node);
+    let endpoint = node.endpoint();
+    let mut command = wheel("send");
+    command.args(["--local", "org/ns/peer", "--slim", &endpoint, "--mls", "--remote"]);
+    command.args(["org/ns/ann", "--count", "2", "--every", "280"]);
+    let peer = Process::start("peer", command.env("SLIM_IDENTITY_BINDING", "enforce"));
+    let session = ann.accept(true, Some(PATIENCE)).unwrap();
+    let begun = Instant::now();
+    let mut last = Duration::ZERO;
+    let refused = loop {
+        if let Err(error) = say(&session, "still here") {
+            break error;
+        }
+        last = begun.elapsed();
+        assert!(last < 2 * rest(), "{last:?}, {}", peer.output());
+        thread::sleep(Duration::from_secs(1));
+    };
+    assert!(matches!(refused, Error::Undelivered(_)), "{refused:?}");
+    assert!(last > rest() * 5 / 4, "{last:?}");
+    loop {
+        match session.receive(Some(PATIENCE)) {
+            Ok(Item::Event(Event::EncryptionLost(why))) if why.contains("request for") => break,
+            Ok(_) => {}
+            Err(error) => panic!("not told: {error}"),
+        }
+    }
+}
+
+/// Tokens that are almost an hour old when their owners join.
 #[test]
 fn spec05_16_after_an_hour() {
+    all_at_once(vec![
+        Box::new(an_hour_under_our_moderator),
+        Box::new(an_hour_under_a_published_moderator),
+        Box::new(|| an_hour_between_two(Ours)),
+        Box::new(|| an_hour_between_two(Wheel)),
+        Box::new(twice_under_a_published_initiator),
+    ]);
+}
+
+/// A member that came in an hour ago and never renewed its place, in a group of our moderator with
+/// published members that came in with younger tokens: no published member can come in until it is
+/// removed, and when it is removed they do not follow at once.
+fn the_oldest_under_our_moderator(invites: bool) {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls: true, binding: "enforce", reply: false, ..Setting::new(&node) };
+    let mut w1 = setting.participant(Wheel, "org/ns/w1");
+    let w2 = setting.participant(Wheel, "org/ns/w2");
+    let (_o, old) = never_renewed("org/ns/old", &node);
+    let [(_b, bob), (_c, carol), (_a, ann)] = ["org/ns/bob", "org/ns/carol", "org/ns/ann"]
+        .map(|name| app(name, &node, Box::new(identity(name))));
+    // Longer than it takes until whoever could not come in sends its first heartbeat: 10 seconds.
+    let reliable = Some(Retry { interval: Duration::from_secs(1), max_retries: 12 });
+    let options = SessionOptions { reliable, ..sealed(Kind::Group) };
+    let ours = ann.open(&options, ROOM, Some(PATIENCE)).unwrap();
+    for name in ["org/ns/w1", "org/ns/bob", "org/ns/old"] {
+        ours.invite(name, Some(PATIENCE)).unwrap();
+    }
+    let bobs = bob.accept(true, Some(PATIENCE)).unwrap();
+    let theirs = old.accept(true, Some(PATIENCE)).unwrap();
+    let begun = Instant::now();
+    let hears = |wheel: &Member, line: &str| {
+        wheel.process.wait_for(line, |known| known == line);
+    };
+    say(&theirs, "young").unwrap();
+    hears(&w1, "org/ns/old > young");
+    heard(&ours, "young");
+    thread::sleep(long_past().saturating_sub(begun.elapsed()));
+
+    // Only published members refuse what it says, and it hears all.
+    say(&ours, "to the old").unwrap();
+    hears(&w1, "org/ns/ann > to the old");
+    heard(&theirs, "to the old");
+    w1.tell("also to the old", "delivered");
+    heard(&theirs, "also to the old");
+    let refused = theirs.publish_start(b"from the old", &PublishOptions::default()).unwrap();
+    heard(&ours, "from the old");
+    // Ours come and go, and a published member follows.
+    ours.invite("org/ns/carol", Some(PATIENCE)).unwrap();
+    let carols = carol.accept(true, Some(PATIENCE)).unwrap();
+    say(&carols, "from carol").unwrap();
+    hears(&w1, "org/ns/carol > from carol");
+    ours.remove("org/ns/carol", Some(PATIENCE)).unwrap();
+    say(&ours, "without carol").unwrap();
+    hears(&w1, "org/ns/ann > without carol");
+
+    if invites {
+        let nobody = ours.invite("org/ns/w2", Some(PATIENCE));
+        let told = matches!(&nobody, Err(Error::NoRoute(why)) if why.contains("the welcome"));
+        assert!(told, "{nobody:?}");
+        w2.is_out(0);
+        // The epoch in its heartbeats is the highest there is. So the other has asked for new keys,
+        // and does not get in again either.
+        let lost = "failed to process rejoin welcome";
+        w1.process.wait_for(lost, |line| line.contains(lost));
+        let alone = say(&ours, "nobody there");
+        assert!(
+            matches!(&alone, Err(Error::Undelivered(why)) if why.contains(&w1.full)),
+            "{alone:?}"
+        );
+        let refused = refused.wait(Some(PATIENCE));
+        assert!(matches!(&refused, Err(Error::Undelivered(_))), "{refused:?}");
+    }
+    let removing = Instant::now();
+    ours.remove("org/ns/old", Some(PATIENCE)).unwrap();
+    // Who follows confirms it at once.
+    assert!(invites || removing.elapsed() > Duration::from_secs(10), "{:?}", removing.elapsed());
+    while !matches!(theirs.receive(Some(PATIENCE)).unwrap(), Item::Event(Event::Closed(_))) {}
+    // It asks for new keys when it hears of the others' epoch. Its own token is young enough.
+    let until = Instant::now() + PATIENCE;
+    while w1.got("org/ns/ann > again") == 0 {
+        assert!(Instant::now() < until, "{}", w1.process.output());
+        let _ = say(&ours, "again");
+    }
+    assert_eq!(w1.got("org/ns/old > from the old"), 0);
+    ours.invite("org/ns/w2", Some(PATIENCE)).unwrap();
+    say(&bobs, "all together").unwrap();
+    [&w1, &w2].iter().for_each(|wheel| hears(wheel, "org/ns/bob > all together"));
+    w1.tell("and from w1", "delivered");
+    hears(&w2, "org/ns/w1 > and from w1");
+    heard(&ours, "and from w1");
+}
+
+/// A member that came in an hour ago, in a group of a published moderator with a younger token: ours
+/// are spared there, and do not renew theirs.
+fn the_oldest_under_a_published_moderator() {
+    let node = Node::start(Ours, "enforce");
+    let setting = Setting { mls: true, binding: "enforce", reply: false, ..Setting::new(&node) };
+    let w1 = setting.participant(Wheel, "org/ns/w1");
+    let w2 = setting.participant(Wheel, "org/ns/w2");
+    let (_b, bob) = aged("org/ns/bob", &node);
+    let mut moderator = setting.moderator(Wheel, "org/ns/mod", &["org/ns/w1", "org/ns/bob"]);
+    let theirs = bob.accept(true, Some(PATIENCE)).unwrap();
+    say(&theirs, "young").unwrap();
+    thread::sleep(long_past());
+
+    let cannot = |moderator: &mut Member, line: &str| {
+        let before = moderator.process.len();
+        moderator.process.tell(line);
+        let failed = format!("! failed: {line}");
+        moderator.process.wait_after(before, &failed, |lines| {
+            let at = lines.iter().position(|line| line.starts_with(&failed))?;
+            lines[at..].iter().any(|line| line.contains("token invalid")).then_some(())
+        });
+    };
+    cannot(&mut moderator, "invite org/ns/w2");
+    assert_eq!(w2.process.count("! session"), 0);
+    // It takes it off its list, and not out of the group: it still reads what is said.
+    cannot(&mut moderator, "remove org/ns/bob");
+    let participants = moderator.participants();
+    assert_eq!(participants.len(), 2, "{participants:?}");
+    moderator.tell("removed?", "delivered");
+    heard(&theirs, "removed?");
+    // One with a younger token can be removed. The other hears no more after that, and is told.
+    moderator.tell("remove org/ns/w1", "removed org/ns/w1");
+    w1.is_out(0);
+    moderator.process.tell("alone");
+    loop {
+        match theirs.receive(Some(2 * PATIENCE)) {
+            Ok(Item::Event(Event::EncryptionLost(why))) if why.contains("request for") => break,
+            Ok(Item::Event(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The place of one member is an hour old, and those of the others are not.
+#[test]
+fn spec05_16_after_an_hour_of_one() {
+    all_at_once(vec![
+        Box::new(|| the_oldest_under_our_moderator(true)),
+        Box::new(|| the_oldest_under_our_moderator(false)),
+        Box::new(the_oldest_under_a_published_moderator),
+    ]);
+}
+
+/// What is waited for overlaps.
+fn all_at_once(cases: Vec<Box<dyn Fn() + Send>>) {
     thread::scope(|scope| {
-        let cases: [Box<dyn Fn() + Send>; 4] = [
-            Box::new(an_hour_under_our_moderator),
-            Box::new(an_hour_under_a_published_moderator),
-            Box::new(|| an_hour_between_two(Ours)),
-            Box::new(|| an_hour_between_two(Wheel)),
-        ];
         let running: Vec<_> = cases.into_iter().map(|case| scope.spawn(case)).collect();
         let failed = running.into_iter().filter_map(|case| case.join().err());
         assert_eq!(failed.count(), 0, "above");

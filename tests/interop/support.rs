@@ -14,7 +14,7 @@ use slim::api::{self, App, ConnectionId, Event, Item, Message, PublishOptions, S
 use slim::config::{ClientConfig, NodeConfig};
 use slim::entropy::SystemEntropy;
 use slim::error::Error;
-use slim::identity::{Provider, SharedSecret, SharedSecretVerifier};
+use slim::identity::{Provider, SharedSecret, SharedSecretVerifier, Verifier};
 
 pub const SECRET: &str = "peer-shared-secret-0123456789-abcdefghij";
 /// Generous: two cores are shared by everything that runs at once.
@@ -284,7 +284,19 @@ pub fn connected_app(
     node: &Node,
     identity: Box<dyn Provider>,
 ) -> (api::Node, App, ConnectionId) {
-    let verifier = Box::new(SharedSecretVerifier::new(SECRET).unwrap());
+    connected_app_with(name, node, identity, Box::new(verifier()))
+}
+
+pub fn verifier() -> SharedSecretVerifier {
+    SharedSecretVerifier::new(SECRET).unwrap()
+}
+
+pub fn connected_app_with(
+    name: &str,
+    node: &Node,
+    identity: Box<dyn Provider>,
+    verifier: Box<dyn Verifier>,
+) -> (api::Node, App, ConnectionId) {
     let here = api::Node::new(&NodeConfig::default()).unwrap();
     let app = here.app_with_identity(name, identity, verifier).unwrap();
     let client = ClientConfig::parse(&node.endpoint()).unwrap();
