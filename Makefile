@@ -101,6 +101,7 @@ soak: $(HELLO) $(VENV)/ready $(OLD_VENV)/ready
 	SLIM_HOSTILE_SOAK=1 $(CARGO) test --release --features cli --test hostile
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test capi
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --lib mls::
+	$(CARGO) test --release --features cli --lib mls:: -- --ignored --test-threads 1
 	SLIM_SOAK=1 $(CARGO) test --release --features cli --test groups -- --test-threads 1
 	$(CARGO) test --release --features cli --test mls -- --ignored --test-threads 1
 	SLIM_SOAK=1 $(CARGO) test --features cli --test bindings -- --test-threads 1

@@ -405,8 +405,8 @@ SLIM_API slim_status slim_node_wait(slim_node *node, int32_t timeout_ms);
 // Writes the node's counters and connections as a JSON object into `buffer`. Of messages it counts
 // those that could not be forwarded ("dropped"), those that came in encrypted sessions in clear
 // or could not be opened ("unreadable"; what is sent again counts again), and those that sessions
-// of its apps lost ("lost": best-effort ones for which the inbox had no room or that went to
-// nobody, reliable ones that their receiver gave up).
+// of its apps lost ("lost": best-effort ones for which the inbox had no room or for which this node
+// knew nobody, reliable ones that their receiver gave up).
 //
 // Like snprintf(): at most `capacity` bytes, always NUL-terminated when `capacity` is not 0, and
 // `needed`, unless NULL, receives the length without the NUL, which may be more than fitted.

@@ -404,7 +404,7 @@ fn an_idle_node_is_small() {
 
 /// What a node holds, without what is counted since the beginning.
 fn held(node: &Node) -> Stats {
-    Stats { dropped: 0, unreadable: 0, ..node.stats().unwrap().0 }
+    Stats { dropped: 0, unreadable: 0, lost: 0, ..node.stats().unwrap().0 }
 }
 
 /// These hold what they held, sooner or later.
@@ -471,7 +471,7 @@ fn a_burst_to_any_instance_arrives_once_or_is_undelivered_and_leaves_nothing() {
                     String::from_utf8(message.payload.to_vec()).unwrap().parse().unwrap()
                 };
                 let mut sessions = Vec::new();
-                while let Ok(session) = app.accept(false, None) {
+                while let Ok(session) = app.accept(false, PATIENCE) {
                     tell.send((at, number(message(&session)))).unwrap();
                     sessions.push(session);
                 }
@@ -514,7 +514,7 @@ fn a_burst_to_any_instance_arrives_once_or_is_undelivered_and_leaves_nothing() {
         let undelivered =
             matches!(&result, Err(Error::Undelivered(text)) if text.contains("org/ns/service"));
         assert!(undelivered, "{n}: {result:?}");
-        assert!(took < whole + Duration::from_secs(2), "{n} took {took:?}");
+        assert!(took < whole + Duration::from_secs(10), "{n} took {took:?}");
     }
     session.close(PATIENCE).unwrap();
     hold_again(&[&server, &node], &alone);

@@ -1,6 +1,7 @@
 //! Groups over real sockets: many members, and what they cost. `SLIM_SOAK=1`, on a quiet machine and
 //! with a release build, holds the figures to their bars: a publish to all to three round trips to one
-//! and 20 us for each member, an invitation to twice the time of its signatures.
+//! and 20 us for each member. An invitation may take twice what the second one took and the signatures of
+//! the other members together, since more has to be done than that, and two cores are not always both busy.
 
 use std::time::{Duration, Instant};
 
@@ -163,10 +164,12 @@ fn many_members_cost_no_more_than_they_must() {
     if soak() {
         assert!(everybody <= bar, "{everybody:?} to all, {direct:?} to one: more than {bar:?}");
         // The members of the second half cost no more than those of the first: nothing is quadratic.
-        let work = |at: usize| median(worked[at - 1..at + 2].to_vec());
+        let work = |at: usize| median(worked[at - 2..(at + 3).min(members)].to_vec());
         let (first, half, second) = (work(2), work(members / 2), work(members - 2));
-        assert!(second - half <= (half - first) * 3 / 2, "{first:?}, {half:?}, {second:?}");
-        // Signatures are not all that an invitation costs, and two cores are not always both busy.
+        assert!(
+            second.saturating_sub(half) <= half.saturating_sub(first) * 3 / 2,
+            "{first:?}, {half:?}, {second:?}"
+        );
         let bar = ideal * 2;
         assert!(last <= bar, "the last invitation took {last:?}, the first {early:?}: {bar:?}");
     }

@@ -349,7 +349,7 @@ fn spec05_1_a_recorded_conversation_of_the_published_implementation() {
         (recorded(&vectors, "joiner"), recorded(&vectors, "third"))
     else {
         let why = "not replayed: the recorded key packages are not valid at the system's time";
-        assert!(std::env::var_os("CI").is_none(), "{why}");
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "{why}");
         return eprintln!("{why}");
     };
     let moderator = vectors["moderator"]["sub"].as_str().unwrap();
@@ -725,17 +725,22 @@ fn spec05_15_groups_outlive_their_tokens() {
     assert_eq!(peers.0[1].process(&added.commit, &from), Err(expired));
 }
 
+/// A group of two for whom it is now.
+fn two_by_the_systems_clock(now: u64) -> (Peer, Peer) {
+    let real = |name: &str| Peer { virtual_time: false, now: at(now), ..Peer::new(name) };
+    let (mut moderator, mut member) = (real("moderator"), real("member"));
+    moderator.create();
+    let candidate = member.candidate();
+    let welcome = moderator.add(&candidate).unwrap().welcome.unwrap();
+    member.join(&candidate, &welcome, &moderator.subject()).unwrap();
+    (moderator, member)
+}
+
 #[test]
 fn spec05_11_12_a_key_package_from_the_future_is_good_later() {
     let now = system_secs();
-    let real = |name: &str| Peer { virtual_time: false, now: at(now), ..Peer::new(name) };
-    let mut moderator = real("moderator");
-    moderator.create();
+    let (mut moderator, mut member) = two_by_the_systems_clock(now);
     let from = moderator.subject();
-    let mut member = real("member");
-    let candidate = member.candidate();
-    let added = moderator.add(&candidate).unwrap();
-    member.join(&candidate, &added.welcome.unwrap(), &from).unwrap();
     // Tokens are stricter than that; this one is right.
     let ahead = |secs: i64| {
         let mut peer = Peer::with("ahead", Fixed::new("ahead", p256(7), now));
@@ -817,17 +822,11 @@ fn spec05_12_a_commit_with_a_token_from_the_future_is_good_later() {
 #[test]
 fn a_commit_with_a_key_package_that_has_ended_changes_nothing() {
     let now = system_secs();
-    let real = |name: &str| Peer { virtual_time: false, now: at(now), ..Peer::new(name) };
-    let mut moderator = real("moderator");
-    moderator.create();
+    let (mut moderator, mut member) = two_by_the_systems_clock(now);
     let from = moderator.subject();
-    let mut member = real("member");
-    let candidate = member.candidate();
-    let added = moderator.add(&candidate).unwrap();
-    member.join(&candidate, &added.welcome.unwrap(), &from).unwrap();
     let mut old = Peer::with("old", Fixed::new("old", p256(7), now));
     old.virtual_time = false;
-    let ends = system_secs() + 2;
+    let ends = system_secs() + 5;
     old.now = at(ends + BACKDATED_SECS - LIFETIME_SECS);
     let candidate = old.candidate();
     let added = moderator.add(&candidate).unwrap();

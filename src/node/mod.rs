@@ -168,7 +168,8 @@ pub struct Stats {
     /// opened, or were not encrypted.
     pub unreadable: u64,
     /// Messages that sessions of local apps lost, as a sender or a receiver: best-effort ones for which
-    /// the inbox had no room or that went to nobody, and reliable ones that their receiver gave up.
+    /// the inbox had no room (each as often as it came, and not looked into) or for which this node knew
+    /// nobody, and reliable ones that their receiver gave up.
     pub lost: u64,
 }
 

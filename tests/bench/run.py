@@ -181,6 +181,7 @@ def python_rates(options):
     """The same program with either Python package."""
     pairings = [("ours", "ours", "our package, our node"), ("ours", "wheel", "our package, the wheel's node"),
                 ("wheel", "ours", "the wheel, our node"), ("wheel", "wheel", "the wheel, its own node")]
+    slow = None
     for title, count, size, flags in PYTHON_MODES:
         messages = options.messages // 20 // count
         print(f"\nPython: {title}, {messages} messages, {options.rounds} rounds, load {os.getloadavg()[0]:.1f}")
@@ -196,7 +197,9 @@ def python_rates(options):
             found.append(rate)
             print(f"  {name:30} {rate:9.0f} msg/s, ratio {rate / found[0]:5.2f}, {part:.0%} arrived")
         if title == ENCRYPTED and found[0] < 3 * found[-1]:
-            raise SystemExit(f"encrypted, ours is to be at least 3 times as fast: {found[0] / found[-1]:.2f}")
+            slow = f"encrypted, ours is to be at least 3 times as fast: {found[0] / found[-1]:.2f}"
+    if slow:
+        raise SystemExit(slow)
 
 
 def instructions(options):

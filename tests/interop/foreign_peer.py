@@ -113,8 +113,8 @@ class GrpcServed:
     """A call that a server of grpcio got."""
     def __init__(self, server, requests, context):
         self.server, self.outbox, self.inbox, self.ended = server, queue.Queue(), queue.Queue(), None
-        context.add_callback(lambda: self._end("done"))
-        threading.Thread(target=self._run, args=[requests], daemon=True).start()
+        reader = threading.Thread(target=self._run, args=[requests], daemon=True); reader.start()
+        context.add_callback(lambda: (reader.join(PATIENCE), self._end("done")))   # what the reader saw counts first
 
     def _run(self, requests):
         try:
