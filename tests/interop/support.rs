@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use slim::api::{self, App, ConnectionId, Event, Item, Message, PublishOptions, Session};
@@ -201,6 +201,18 @@ fn python() -> PathBuf {
     let python = std::env::var_os("SLIM_TEST_PYTHON").map_or(default, PathBuf::from);
     assert!(python.exists(), "the live peer is not installed: run `make test`");
     python
+}
+
+/// Whether the published package says who proved by its keys to have sent a message. 3.3.1 does not.
+pub fn wheel_names_senders() -> bool {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    let version = VERSION.get_or_init(|| {
+        let text = "import importlib.metadata as m; print(m.version('slim-bindings'))";
+        let output = Command::new(python()).args(["-c", text]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    });
+    assert!(version.starts_with("3.3."), "{version:?}");
+    version != "3.3.1"
 }
 
 pub fn slim() -> Command {
