@@ -150,8 +150,8 @@ fn many_members_cost_no_more_than_they_must() {
     let signatures = signatures();
     let last = median(invited[members - 3..].to_vec());
     let early = median(invited[1..4].to_vec());
-    let last_work = median(worked[members - 3..].to_vec());
-    let early_work = median(worked[1..4].to_vec());
+    let work = |at: usize| median(worked[at - 2..(at + 3).min(members)].to_vec());
+    let (first, half, second) = (work(2), work(members / 2), work(members - 2));
     let bar = 3 * direct + members as u32 * Duration::from_micros(20);
     // With all on two cores, and nothing but signatures.
     let ideal = early + (members as u32 - 2) * signatures / 2;
@@ -159,13 +159,11 @@ fn many_members_cost_no_more_than_they_must() {
         "{members} members: round trip to one {direct:?}, to all {everybody:?} (bar {bar:?}); \
          invitations {early:?} at first, {last:?} at last (with nothing but signatures {ideal:?}); \
          signatures of a member {signatures:?}; of both cores together an invitation takes \
-         {early_work:?} at first, {last_work:?} at last"
+         {first:?} at first, {second:?} at last"
     );
     if soak() {
         assert!(everybody <= bar, "{everybody:?} to all, {direct:?} to one: more than {bar:?}");
         // The members of the second half cost no more than those of the first: nothing is quadratic.
-        let work = |at: usize| median(worked[at - 2..(at + 3).min(members)].to_vec());
-        let (first, half, second) = (work(2), work(members / 2), work(members - 2));
         assert!(
             second.saturating_sub(half) <= half.saturating_sub(first) * 3 / 2,
             "{first:?}, {half:?}, {second:?}"

@@ -70,7 +70,7 @@ fn live() {
     let from = members[0].0.subject();
     let last = members[4].0.subject();
     let (moderator, group) = &mut members[0];
-    let commits = [
+    let mut commits = vec![
         group.refresh(&mut moderator.cx()).unwrap(),
         group.remove(&last, &mut moderator.cx()).unwrap(),
     ];
@@ -79,11 +79,11 @@ fn live() {
     let candidate = Candidate::new(&mut behind.cx()).unwrap();
     let (moderator, group) = &mut members[0];
     let swap = group.swap(candidate.key_package(), &mut moderator.cx()).unwrap();
-    let joined = candidate.join(swap.welcome.as_ref().unwrap(), &from, &mut behind.cx()).unwrap();
     let message = group.seal(b"text", Vec::new(), &mut moderator.cx()).unwrap();
-    let commits = commits.into_iter().chain([swap]).collect::<Vec<_>>();
-    let mut joined = (behind, joined);
-    assert_eq!(joined.1.open(&message, &mut joined.0.cx()).unwrap().plaintext, b"text");
+    let welcome = swap.welcome.as_ref().unwrap();
+    let mut joined = candidate.join(welcome, &from, &mut behind.cx()).unwrap();
+    assert_eq!(joined.open(&message, &mut behind.cx()).unwrap().plaintext, b"text");
+    commits.push(swap);
     for (peer, group) in &mut members[1..3] {
         for commit in &commits {
             group.process(&commit.commit, &from, &mut peer.cx()).unwrap();

@@ -931,6 +931,18 @@ mod tests {
         (std::iter::from_fn(connect).collect(), address, listener)
     }
 
+    /// A node of its own that listens, and its port.
+    fn listening() -> (NodeHandle, u16) {
+        let theirs = NodeHandle::start(node("theirs")).unwrap();
+        let server = Box::new(ServerConfig::parse("127.0.0.1:0").unwrap());
+        let listen = |answer| Command::Listen(server, answer);
+        let patience = Some(Duration::from_secs(20));
+        match theirs.shared.call(listen, patience, "listening").unwrap() {
+            Reply::Port(port) => (theirs, port),
+            _ => panic!("no port"),
+        }
+    }
+
     /// One dead address that refuses, one that does not answer, then the one that lives; on
     /// connecting and on every loss.
     #[test]
@@ -964,12 +976,7 @@ mod tests {
             assert!(asked.load(Ordering::SeqCst) >= round, "asked anew each time");
         }
         // And it comes up when the last of them behaves.
-        let theirs = NodeHandle::start(node("theirs")).unwrap();
-        let server = Box::new(ServerConfig::parse("127.0.0.1:0").unwrap());
-        let listen = |answer| Command::Listen(server, answer);
-        let Reply::Port(port) = theirs.shared.call(listen, patience, "listening").unwrap() else {
-            panic!("no port");
-        };
+        let (_theirs, port) = listening();
         lives.lock().unwrap().set_port(port);
         drop(listener);
         slot.wait(patience, "connecting").unwrap();
@@ -979,12 +986,7 @@ mod tests {
     #[test]
     fn the_addresses_of_a_name_take_turns_at_being_the_first() {
         let patience = Some(Duration::from_secs(20));
-        let theirs = NodeHandle::start(node("theirs")).unwrap();
-        let server = Box::new(ServerConfig::parse("127.0.0.1:0").unwrap());
-        let listen = |answer| Command::Listen(server, answer);
-        let Reply::Port(port) = theirs.shared.call(listen, patience, "listening").unwrap() else {
-            panic!("no port");
-        };
+        let (_theirs, port) = listening();
         let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let wrong = other.local_addr().unwrap();
         std::thread::spawn(move || {

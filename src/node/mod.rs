@@ -189,7 +189,7 @@ pub struct Node {
     next_transport: u64,
     next_app: u64,
     dropped: u64,
-    /// What apps that have gone could not read.
+    /// Of apps that have gone.
     losses: Losses,
     /// When a link ended last since another took its place.
     handed_over: Option<Instant>,

@@ -17,7 +17,7 @@ use super::credentials::Credentials;
 use super::liveness::NO_EPOCH;
 use super::moderator::{Change, Task, Work};
 use super::roster::{self, Member};
-use super::{Context, Event, Incoming, Kind, Losses, Mls, OpId, Outgoing, Output, Role, Session};
+use super::{Context, Event, Incoming, Kind, Mls, OpId, Outgoing, Output, Role, Session};
 use crate::error::Error;
 use crate::identity::Binding;
 use crate::limits;
@@ -324,6 +324,11 @@ impl Encryption {
         let held = self.held.front().map(|held| held.until);
         [self.behind, self.again, self.refresh, held].into_iter().flatten().min()
     }
+
+    /// Data that could not be opened, so far.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.refused
+    }
 }
 
 impl fmt::Debug for Encryption {
@@ -422,12 +427,6 @@ impl Session {
             let acked = encryption.acked.get(name).copied().unwrap_or(0);
             encryption.sealed.saturating_sub(acked) >= limits::MLS_UNHEARD_MESSAGES
         })
-    }
-
-    /// Data that was lost or could not be opened, so far.
-    pub(crate) fn losses(&self) -> Losses {
-        let unreadable = self.encryption.as_ref().map_or(0, |encryption| encryption.refused);
-        Losses { lost: self.lost, unreadable }
     }
 
     /// Opens what a message carries, and says whose it is. In a session that is not encrypted that is

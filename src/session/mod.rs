@@ -801,6 +801,12 @@ impl Session {
         self.moderator_no_match(message, text, cx);
     }
 
+    /// Messages that were lost or could not be opened, so far.
+    pub(crate) fn losses(&self) -> Losses {
+        let unreadable = self.encryption.as_ref().map_or(0, Encryption::unreadable);
+        Losses { lost: self.lost, unreadable }
+    }
+
     /// The best-effort publish of so many payload bytes has left.
     pub(crate) fn handle_taken(&mut self, bytes: usize) {
         self.out.push(Output::Credit { messages: 1, bytes });
